@@ -1,0 +1,146 @@
+"""The index: small JSON values by kind and key, shared by any number of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cache.files import store_errors
+from machinefile.errors import StoreError
+
+_T = TypeVar("_T")
+_NEVER_A_FILE = 1 << 40
+"""Bytes: values below this size are kept in the database itself."""
+
+
+class Kind(Enum):
+    """What an entry of the index tells."""
+
+    RESULT = "result"
+    """definition key -> StepResult"""
+    CONTENT = "content"
+    """content key -> StepResult"""
+    RECORD = "record"
+    """definition key -> the record it was made of, for explaining"""
+    BASE = "base"
+    """reference and platform -> the manifest digest it last had"""
+    VARIANT = "variant"
+    """diff id and compression -> the blob that holds the layer so compressed"""
+
+
+class Index:
+    """A diskcache whose own eviction is switched off and that can hold no pickles: a store that somebody else may
+    write must not run code here.
+
+    A database that is damaged is set aside (`index.damaged`) and begun anew: what it knew is built again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._cache: Any = None
+
+    def get(self, kind: Kind, key: str) -> object | None:
+        """The value, as json.loads gives it, or None. An entry that is not JSON counts as missing."""
+        raw = self._try(lambda cache: cache.get(_name(kind, key)))
+        if not isinstance(raw, bytes):
+            return None
+        try:
+            value: object = json.loads(raw)
+        except ValueError:
+            return None
+        return value
+
+    def put(self, kind: Kind, key: str, value: object) -> None:
+        """Store what json.dumps takes."""
+        raw = json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
+        self._try(lambda cache: cache.set(_name(kind, key), raw))
+
+    def drop(self, kind: Kind, key: str) -> None:
+        """Remove an entry, if it is there."""
+        self._try(lambda cache: cache.delete(_name(kind, key)))
+
+    def keys(self, kind: Kind) -> Iterator[str]:
+        """All keys of a kind, oldest first."""
+        prefix = kind.value + ":"
+        names: list[object] = self._try(lambda cache: list(cache))
+        for name in names:
+            if isinstance(name, str) and name.startswith(prefix):
+                yield name.removeprefix(prefix)
+
+    def close(self) -> None:
+        """Give back the database's files."""
+        if self._cache is not None:
+            self._cache.close()
+            self._cache = None
+
+    def _try(self, action: Callable[[Any], _T]) -> _T:
+        for again in (True, False):
+            try:
+                with store_errors("using the index of the store"):
+                    if self._cache is None:
+                        self._cache = _open(self._folder)
+                    return action(self._cache)
+            except sqlite3.OperationalError as error:
+                raise _refused(error) from error
+            except sqlite3.DatabaseError as error:
+                if not again:
+                    raise StoreError(f"the store's index fails: {error}", code="store-failed") from error
+                self._set_aside()
+        raise AssertionError("unreachable")
+
+    def _set_aside(self) -> None:
+        self.close()
+        aside = self._folder.with_name(f"{self._folder.name}.damaged.{os.getpid()}")
+        with store_errors("setting a damaged index aside"):
+            self._folder.rename(aside)
+
+
+def _refused(error: sqlite3.OperationalError) -> StoreError:
+    text = str(error)
+    if "full" in text:
+        return StoreError(
+            "no space left while using the index of the store",
+            code="store-full",
+            hint="free some space, or put the store elsewhere with --cache-dir",
+        )
+    if "readonly" in text or "unable to open" in text:
+        return StoreError(
+            f"the store's index cannot be written: {text}",
+            code="store-read-only",
+            hint="choose a folder that you may write to with --cache-dir or MBUILD_CACHE_DIR",
+        )
+    return StoreError(f"the store's index fails: {text}", code="store-failed")
+
+
+def _name(kind: Kind, key: str) -> str:
+    return f"{kind.value}:{key}"
+
+
+def _open(folder: Path) -> Any:
+    import diskcache
+
+    class PlainDisk(diskcache.Disk):  # type: ignore[misc] # diskcache has no types
+        """Text keys and byte values, in the database; whatever else a row claims to be is not read."""
+
+        def get(self, key: object, raw: bool) -> object:
+            return key if raw and isinstance(key, str) else ""
+
+        def fetch(self, mode: int, filename: str | None, value: object, read: bool) -> object:
+            return bytes(value) if mode == diskcache.core.MODE_RAW and isinstance(value, bytes) else None
+
+    return diskcache.Cache(
+        str(folder),
+        timeout=60,
+        disk=PlainDisk,
+        disk_min_file_size=_NEVER_A_FILE,
+        eviction_policy="none",
+        size_limit=1 << 60,
+        cull_limit=0,
+        statistics=0,
+        tag_index=0,
+    )

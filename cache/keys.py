@@ -1,0 +1,60 @@
+"""The key of a step: the sha256 of a record that names everything its result depends on.
+
+A record is a sequence of named fields. Its canonical form gives each value its type and its length, so that no
+two different records have the same bytes: `("a", "b")` is not `("a b",)`, and an empty list is not an empty text.
+
+What is left out of every record, and why:
+
+- the values of secrets: who shares the cache must not be able to guess them from keys;
+- line numbers, comments, the spelling of instructions: they do not reach the step;
+- what a machine has (MACHINE, --memory, --cpus): it is not what the step is asked to do;
+- times and owners of context files: they do not reach the layer;
+- the contents of cache mounts: a step must give the same result with an empty one;
+- --progress, --jobs, --cache-dir and the like: how, not what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+VERSION = 1
+"""Raise it when the same record would now give another result: a change in how layers are written, in what a
+guest shows to a step, in what COPY does. Every key changes then, and old results are built again."""
+
+Value = str | int | bool | None | tuple["Value", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a key is made of."""
+
+    operation: str
+    fields: tuple[tuple[str, Value], ...]
+
+    def key(self) -> str:
+        """`sha256:` and 64 hex digits."""
+        whole: Value = ("mbuild", VERSION, self.operation, self.fields)
+        return "sha256:" + hashlib.sha256(_canonical(whole)).hexdigest()
+
+    def to_json(self) -> dict[str, object]:
+        """The record for keeping and comparing; tuples become lists."""
+        return {"version": VERSION, "operation": self.operation, "fields": dict(self.fields)}
+
+
+def _canonical(value: Value) -> bytes:
+    match value:
+        case None:
+            return b"n0:"
+        case bool():
+            return b"b1:1" if value else b"b1:0"
+        case int():
+            return _framed(b"i", str(value).encode())
+        case str():
+            return _framed(b"s", value.encode("utf-8", "surrogateescape"))
+        case tuple():
+            return _framed(b"t", b"".join(map(_canonical, value)))
+
+
+def _framed(kind: bytes, content: bytes) -> bytes:
+    return b"%s%d:%s" % (kind, len(content), content)

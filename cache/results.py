@@ -1,0 +1,74 @@
+"""What a step came to: the layers of its file system."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer and the blob that holds it."""
+
+    diff_id: str
+    """The digest of its uncompressed tar."""
+    digest: str
+    """The digest of the blob; the diff id itself for a layer that is kept uncompressed."""
+    size: int
+    """Bytes of the blob."""
+    media_type: str
+
+    def to_json(self) -> list[object]:
+        """As the index keeps it."""
+        return [self.diff_id, self.digest, self.size, self.media_type]
+
+    @classmethod
+    def from_json(cls, value: object) -> Layer:
+        """Raises ValueError for anything that is not a layer."""
+        match value:
+            case [str(diff_id), str(digest), int(size), str(media_type)] if (
+                _DIGEST.fullmatch(diff_id) and _DIGEST.fullmatch(digest) and size >= 0
+            ):
+                return cls(diff_id, digest, size, media_type)
+        raise ValueError("not a layer")
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """The file system after a step, as what was put on top of its base."""
+
+    steps: tuple[Layer | None, ...] = ()
+    """What each step since FROM added, this one last; None for one that changed nothing. So a result needs no
+    other result, and says which lines of the image's history have a layer."""
+    seconds: float = 0.0
+    """How long the step took when it ran."""
+    created: float = 0.0
+    """When it ran, in seconds since 1970: for showing and for collection, never for keys."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers above the base, lowest first."""
+        return tuple(layer for layer in self.steps if layer is not None)
+
+    def to_json(self) -> dict[str, object]:
+        """As the index keeps it."""
+        return {
+            "steps": [layer and layer.to_json() for layer in self.steps],
+            "seconds": self.seconds,
+            "created": self.created,
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> StepResult:
+        """Raises ValueError for anything that is not a result."""
+        match value:
+            case {
+                "steps": list(steps),
+                "seconds": int() | float() as seconds,
+                "created": int() | float() as created,
+            }:
+                layers = tuple(None if step is None else Layer.from_json(step) for step in steps)
+                return cls(layers, float(seconds), float(created))
+        raise ValueError("not a result")

@@ -1,0 +1,135 @@
+"""The store: one folder with everything mbuild keeps."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from cache.blobs import BlobStore
+from cache.files import store_errors, write_atomically
+from cache.index import Index, Kind
+from cache.keys import Record
+from cache.locks import locked
+from cache.names import Names
+from cache.results import StepResult
+from cache.workspace import Workspace
+from machinefile.errors import StoreError
+
+VERSION = "1"
+
+
+def default_folder() -> Path:
+    """MBUILD_CACHE_DIR, or mbuild in XDG_CACHE_HOME, or ~/.cache/mbuild."""
+    if chosen := os.environ.get("MBUILD_CACHE_DIR"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "mbuild"
+
+
+class Store:
+    """Everything mbuild keeps.
+
+        version               the form of the folder
+        oci-layout            \\
+        index.json             > an OCI layout: the images kept by name
+        blobs/sha256/...      /  and every layer
+        index/                the diskcache: keys -> results
+        layers/...            what is in a layer, by diff id
+        disks/...             layers as squashfs, for guests
+        vm/...                templates, scratch disks, the accelerator's verdict
+        locks/...             one file a lock; never removed
+        tmp/...               what is half done, a folder a process
+
+    Any number of processes share it. A context manager: leaving it removes what this process left half done.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        with store_errors(f"opening the store {root}"):
+            for name in ("blobs/sha256", "layers", "disks", "vm", "locks", "tmp"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+        self._workspace = Workspace(self.root / "tmp")
+        try:
+            self._check_version()
+            self._write_once("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+        except BaseException:
+            self._workspace.close()
+            raise
+        self.temporary = self._workspace.path
+        self.blobs = BlobStore(self.root, self.temporary)
+        self.index = Index(self.root / "index")
+        self.names = Names(self.root, self.root / "locks", self.temporary)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.index.close()
+        self._workspace.close()
+
+    @property
+    def vm_folder(self) -> Path:
+        """Where the hypervisor keeps its templates."""
+        return self.root / "vm"
+
+    def folder(self) -> Path:
+        """A new empty folder for temporary files, on the file system of the store."""
+        return self._workspace.folder()
+
+    def derived(self, kind: str, identity: str) -> Path:
+        """The place of something made from blobs: `layers` or `disks`, by a digest."""
+        return self.root / kind / identity.replace(":", "-")
+
+    def lock(
+        self,
+        name: str,
+        *,
+        cancelled: threading.Event | None = None,
+        waiting: Callable[[], None] | None = None,
+    ) -> AbstractContextManager[bool]:
+        """See cache.locks.locked."""
+        return locked(self.root / "locks", name, cancelled=cancelled, waiting=waiting)
+
+    def result(self, kind: Kind, key: str) -> StepResult | None:
+        """The result under a definition or content key, if all its layers are still here.
+
+        One that cannot be read is forgotten.
+        """
+        raw = self.index.get(kind, key)
+        if raw is None:
+            return None
+        try:
+            result = StepResult.from_json(raw)
+        except ValueError:
+            self.index.drop(kind, key)
+            return None
+        if all(self.blobs.has(layer.digest, layer.size) for layer in result.layers):
+            return result
+        return None
+
+    def keep(self, definition: Record, content_key: str, result: StepResult) -> None:
+        """Remember what a step came to. Its blobs must be in the store already."""
+        key = definition.key()
+        self.index.put(Kind.RECORD, key, definition.to_json())
+        self.index.put(Kind.CONTENT, content_key, result.to_json())
+        self.index.put(Kind.RESULT, key, result.to_json())
+
+    def _check_version(self) -> None:
+        self._write_once("version", VERSION.encode())
+        with store_errors("reading the version of the store"):
+            found = (self.root / "version").read_text(errors="replace").strip()
+        if found != VERSION:
+            raise StoreError(
+                f"the store {self.root} has the form {found!r}, this mbuild knows {VERSION!r}",
+                code="store-version",
+                hint="use another folder with --cache-dir, or remove this one",
+            )
+
+    def _write_once(self, name: str, content: bytes) -> None:
+        path = self.root / name
+        if not path.exists():
+            with store_errors(f"writing {name} in the store"):
+                write_atomically(path, content, self._workspace.path)

@@ -1,0 +1,1 @@
+"""Images as they lie elsewhere: references, registries, OCI layouts, archives, configurations."""

@@ -1,0 +1,1 @@
+"""Layers: reading what others made, writing ours, looking into them, turning them into disks."""

@@ -1,0 +1,1 @@
+"""MicroVMs: the hypervisor, its template, the guest and how to talk to it."""

@@ -1,0 +1,94 @@
+"""A command to be run in a microVM, and what came of it: the seam between steps and the hypervisor."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from machinefile.imageconfig import Pairs
+from machinefile.steps import MachineShape, NetworkMode
+
+Output = Callable[[int, bytes], None]
+"""Called with the stream (1 standard output, 2 standard error) and bytes, as they come, from one thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a process is, in numbers."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    """Supplementary groups."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFile:
+    """A small file that a command sees at an absolute path, over whatever the image has there; never in the layer."""
+
+    path: str
+    content: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """All that a microVM needs to know to run one command."""
+
+    disks: tuple[Path, ...]
+    """Squashfs files, lowest layer first; none for an empty root."""
+    argv: tuple[str, ...]
+    environment: Pairs
+    identity: Identity = field(default_factory=Identity)
+    working_dir: str = "/"
+    """Absolute; made if it is missing."""
+    shape: MachineShape = field(default_factory=MachineShape)
+    network: NetworkMode = NetworkMode.DEFAULT
+    hostname: str = "mbuild"
+    files: tuple[GuestFile, ...] = ()
+    capture: bool = True
+    """Whether the changed files are wanted."""
+
+
+class Ending(Enum):
+    """Why a command is over."""
+
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    OUT_OF_MEMORY = "out of memory"
+    OUT_OF_DISK = "out of disk"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a command ended."""
+
+    ending: Ending
+    code: int
+    """The exit code, 0 to 255; for a signal 128 and its number, as a shell says it."""
+    changes: BinaryIO | None = None
+    """With capture, and when it exited with 0: the changed files as a change stream (engine/layers/changes.py),
+    open for reading from its start; good until the context of `execute` is left."""
+
+
+class Sandbox(Protocol):
+    """Runs commands apart from the host."""
+
+    def execute(
+        self, execution: Execution, output: Output, cancelled: threading.Event
+    ) -> AbstractContextManager[Result]:
+        """Run a command to its end; leaving the context frees the VM's disks.
+
+        Raises HostError when the VM cannot be started or dies, InterruptedBuildError soon after `cancelled` is set.
+        """
+        ...
+
+    @property
+    def starts(self) -> int:
+        """How many microVMs were restored so far."""
+        ...
