@@ -26,7 +26,8 @@ class BaseReference:
     """An image that a FROM or a --from names, for a platform."""
 
     reference: str
-    """As written after substitution: `debian:bookworm-slim`, `oci-layout:/dir`, `docker-archive:/file.tar`, `scratch`."""
+    """As written after substitution: `debian:bookworm-slim`, `oci-layout:/dir`, `docker-archive:/file.tar`, `scratch`;
+    `context:NAME` for a named context that stands in for an image or a stage."""
     platform: Platform
 
 
@@ -146,6 +147,9 @@ class Run:
     files: tuple[InlineFile, ...] = ()
     """A heredoc script that names its own interpreter (`#!`): shown to the step under this absolute path, never
     in the layer."""
+    proxy: Pairs = ()
+    """Proxy settings given with --build-arg without an ARG, sorted by name: the process sees those whose names are
+    not in `environment`. They are in no key, no history and no image."""
 
 
 @dataclass(frozen=True, slots=True)

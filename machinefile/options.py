@@ -1,0 +1,30 @@
+"""What a build is asked for, beside the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from machinefile.imageconfig import Pairs
+from machinefile.platform import Platform, native
+from machinefile.steps import MachineShape, NetworkMode
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """The part of the command line that decides what the steps are."""
+
+    target: str | None = None
+    """A stage's name or number; None for the last stage."""
+    build_args: Pairs = ()
+    platform: Platform = field(default_factory=native)
+    """What the image is for."""
+    build_platform: Platform = field(default_factory=native)
+    """What builds it."""
+    labels: Pairs = ()
+    """Added to the image's labels, over those of the file."""
+    contexts: frozenset[str] = frozenset()
+    """The names given with --build-context."""
+    network: NetworkMode = NetworkMode.DEFAULT
+    """For each RUN that doesn't say."""
+    shape: MachineShape | None = None
+    """In place of what MACHINE says."""

@@ -1,0 +1,100 @@
+"""RUN."""
+
+from __future__ import annotations
+
+from machinefile.building import Building
+from machinefile.flags import flag_value
+from machinefile.goformat import quoted_list
+from machinefile.instructions import Form, Instruction
+from machinefile.mounts import resolve_mounts
+from machinefile.steps import FromStep, InlineFile, Mount, NetworkMode, Run
+from machinefile.suggest import did_you_mean
+
+_SCRIPTS = "/dev/pipes"
+"""Where a heredoc with a `#!` line is shown to its RUN, as in BuildKit."""
+
+
+def resolve_run(building: Building, instruction: Instruction) -> None:
+    """RUN: the command is not rewritten; it gets the environment instead."""
+    _refuse_privileges(building, instruction)
+    mounts = resolve_mounts(building, instruction)
+    argv, files = _command(building, instruction)
+    run = Run(
+        argv=argv,
+        environment=tuple(sorted(building.environment.items())),
+        user=building.config.user,
+        working_dir=building.directory,
+        network=_network(building, instruction),
+        mounts=mounts,
+        shape=building.shape,
+        files=files,
+        proxy=building.arguments.proxy,
+    )
+    created_by = f"RUN {' '.join([*_declared(building), *argv])} # buildkit"
+    building.add(instruction, run, _display(instruction), created_by, _inputs(mounts))
+
+
+def _command(building: Building, instruction: Instruction) -> tuple[tuple[str, ...], tuple[InlineFile, ...]]:
+    words = tuple(word.text for word in instruction.words)
+    if instruction.form is Form.EXEC:
+        return words, ()
+    heredocs = instruction.heredocs
+    if not heredocs:
+        return (*building.shell, *words), ()
+    if len(heredocs) == 1 and heredocs[0].marker == words[0].strip():
+        script = heredocs[0].text
+        if not script.startswith("#!"):
+            return (*building.shell, script), ()
+        path = f"{_SCRIPTS}/{heredocs[0].name}"
+        return (*building.shell, path), (InlineFile(path, script),)
+    parts = [words[0], *(f"{heredoc.content}{heredoc.name}" for heredoc in heredocs)]
+    return (*building.shell, "\n".join(parts)), ()
+
+
+def _declared(building: Building) -> list[str]:
+    """The ARGs in scope as Docker puts them into the history: `|2 A=1 B=2`."""
+    values = {name: building.environment.get(name, value or "") for name, value in building.declared}
+    return [f"|{len(values)}", *(f"{name}={value}" for name, value in values.items())] if values else []
+
+
+def _network(building: Building, instruction: Instruction) -> NetworkMode:
+    flag = instruction.flag("network")
+    if flag is None:
+        return building.options.network
+    value = flag_value(flag)
+    try:
+        return NetworkMode(value)
+    except ValueError:
+        known = [mode.value for mode in NetworkMode]
+        hint = did_you_mean(value, known, f"it is {', '.join(known)}")
+        raise building.fail(instruction, f"--network can't be {value or 'empty'}", "bad-network", hint, flag) from None
+
+
+def _refuse_privileges(building: Building, instruction: Instruction) -> None:
+    security = instruction.flag("security")
+    if security is not None and flag_value(security) == "insecure":
+        message = "--security=insecure is not possible: a step has a kernel of its own, and is root in it already"
+        raise building.fail(instruction, message, "security-insecure", "leave the flag out", security)
+    if security is not None and flag_value(security) != "sandbox":
+        hint = did_you_mean(flag_value(security), ("sandbox",), "it is sandbox")
+        message = f"--security can't be {flag_value(security) or 'empty'}"
+        raise building.fail(instruction, message, "bad-security", hint, security)
+    device = instruction.flag("device")
+    if device is not None:
+        message = "--device is not possible: a step runs in a microVM, which the host's devices can't enter"
+        raise building.fail(instruction, message, "device-refused", "leave the flag out", device)
+
+
+def _inputs(mounts: tuple[Mount, ...]) -> tuple[str, ...]:
+    found = [mount.origin.step for mount in mounts if isinstance(mount.origin, FromStep)]
+    return tuple(dict.fromkeys(found))
+
+
+def _display(instruction: Instruction) -> str:
+    flags = [f"--{flag.name}={flag.value}" for flag in instruction.flags]
+    words = [word.text for word in instruction.words]
+    text = quoted_list(words) if instruction.form is Form.EXEC else " ".join(words)
+    if instruction.heredocs:
+        lines = instruction.heredocs[0].text.strip().split("\n")
+        text += f" ({lines[0].strip()}{'...' if len(lines) > 1 else ''})"
+    return " ".join(["RUN", *flags, text])
