@@ -68,7 +68,7 @@ def spawn(
             pass_fds=tuple(pass_fds),
             cwd=cwd,
         )
-    except FileNotFoundError as error:
+    except (FileNotFoundError, PermissionError) as error:  # the latter when PATH has a folder we may not look into
         raise HostError(
             f"the program {argv[0]} is not installed",
             code="program-missing",

@@ -1,0 +1,73 @@
+"""A descriptor: the type, digest and size of a blob that stands elsewhere. Source: OCI image spec, descriptor.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.images.jsonvalue import JsonObject
+from machinefile.imageconfig import Pairs
+from machinefile.platform import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """Points at a blob."""
+
+    media_type: str
+    """Empty where the source gave none."""
+    digest: str
+    size: int
+    """Bytes."""
+    platform: Platform | None = None
+    """In an index: what the image runs on."""
+    annotations: Pairs = ()
+    """Sorted by name."""
+    urls: tuple[str, ...] = ()
+    """Where else a foreign layer can be had."""
+
+    @classmethod
+    def from_json(cls, fields: JsonObject) -> Descriptor:
+        """Read a descriptor. Raises UntrustedDataError with the code of `fields`."""
+        size = fields.integer("size")
+        if size < 0:
+            raise fields.wrong("size", f"is negative: {size}")
+        return cls(
+            media_type=fields.text("mediaType"),
+            digest=fields.digest("digest"),
+            size=size,
+            platform=_platform(fields.child("platform")),
+            annotations=fields.pairs("annotations"),
+            urls=fields.texts("urls"),
+        )
+
+    def to_value(self) -> dict[str, object]:
+        """As JSON has it, fields in Docker's order."""
+        value: dict[str, object] = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
+        if self.urls:
+            value["urls"] = list(self.urls)
+        if self.annotations:
+            value["annotations"] = dict(sorted(self.annotations))
+        if self.platform is not None:
+            value["platform"] = _platform_value(self.platform)
+        return value
+
+    def annotation(self, name: str) -> str:
+        """An annotation's value, or the empty string."""
+        return dict(self.annotations).get(name, "")
+
+
+def _platform(fields: JsonObject) -> Platform | None:
+    system, architecture, variant = (fields.text(name) for name in ("os", "architecture", "variant"))
+    if not system or not architecture:
+        return None
+    try:
+        return Platform.parse("/".join(part for part in (system, architecture, variant) if part))
+    except ValueError:
+        return Platform(system, architecture, variant)  # equal to nothing that can be asked for
+
+
+def _platform_value(platform: Platform) -> dict[str, object]:
+    value: dict[str, object] = {"architecture": platform.architecture, "os": platform.os}
+    if platform.variant:
+        value["variant"] = platform.variant
+    return value

@@ -1,0 +1,138 @@
+"""An OCI layout that is written. Source: OCI image spec, image-layout.md."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from engine.images.descriptor import Descriptor
+from engine.images.digest import digest_of
+from engine.images.download import mismatch
+from engine.images.files import FolderFiles
+from engine.images.jsonvalue import dump
+from engine.images.layout import INDEX_FILE, LAYOUT_FILE, REF_NAME, VERSION, OciLayout, blob_name
+from engine.images.manifest import Index, Manifest
+from machinefile.errors import HostError, UsageError
+from machinefile.platform import Platform
+
+
+class LayoutWriter:
+    """Writes images into a layout folder, new or there already.
+
+        DEST/oci-layout            last but one
+        DEST/blobs/sha256/HEX      each under a temporary name until it is whole
+        DEST/index.json            last, in one step: until then a reader sees the folder as it was
+
+    Images that an existing layout holds under other tags stay. Not for two writers at once: the later index wins.
+    Raises HostError (`output-failed`) when the folder cannot be written.
+    """
+
+    def __init__(self, dest: Path) -> None:
+        """Raises UsageError (`output-not-a-layout`) for a folder that holds something else."""
+        self._dest = dest
+        self._entries: list[Descriptor] = []
+        with _writing(dest):
+            if dest.is_dir() and any(dest.iterdir()) and not (dest / LAYOUT_FILE).exists():
+                raise _occupied(dest)
+            if dest.exists() and not dest.is_dir():
+                raise _occupied(dest)
+            (dest / blob_name("")).mkdir(parents=True, exist_ok=True)
+
+    def add_blob(self, chunks: Iterable[bytes], media_type: str, digest: str = "") -> Descriptor:
+        """Write a blob. With `digest` it is checked: UntrustedDataError (`digest-mismatch`), and nothing is kept."""
+        summed, size = hashlib.sha256(), 0
+        with _writing(self._dest), self._temporary() as (file, path):
+            for chunk in chunks:
+                summed.update(chunk)
+                size += len(chunk)
+                file.write(chunk)
+            actual = f"sha256:{summed.hexdigest()}"
+            if digest and actual != digest:
+                raise mismatch("the blob", digest, actual)
+            file.flush()
+            os.replace(path, self._dest / blob_name(actual))
+        return Descriptor(media_type, actual, size)
+
+    def add_bytes(self, data: bytes, media_type: str) -> Descriptor:
+        """Write a small blob."""
+        return self.add_blob([data], media_type, digest_of(data))
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether a blob of that digest and size is there already."""
+        return FolderFiles(self._dest).size(blob_name(descriptor.digest)) == descriptor.size
+
+    def add_manifest(
+        self, manifest: Manifest | Index, *, tag: str = "", platform: Platform | None = None
+    ) -> Descriptor:
+        """Write a manifest, or an index, and list it under a tag once `commit` is called."""
+        return self.add_manifest_bytes(manifest.to_json(), manifest.media_type, tag=tag, platform=platform)
+
+    def add_manifest_bytes(
+        self, data: bytes, media_type: str, *, tag: str = "", platform: Platform | None = None
+    ) -> Descriptor:
+        """The same with the bytes as they came from elsewhere."""
+        written = self.add_bytes(data, media_type)
+        annotations = ((REF_NAME, tag),) if tag else ()
+        self._entries.append(replace(written, platform=platform, annotations=annotations))
+        return written
+
+    def commit(self) -> None:
+        """Make what was added visible."""
+        index = Index((*self._kept(), *self._entries))
+        self._replace(LAYOUT_FILE, dump({"imageLayoutVersion": VERSION}))
+        self._replace(INDEX_FILE, index.to_json())
+
+    def _kept(self) -> Iterator[Descriptor]:
+        """What was listed before and is not replaced: by its tag, or, without one, by its digest."""
+        if not (self._dest / INDEX_FILE).exists():
+            return
+        tags = {entry.annotation(REF_NAME) for entry in self._entries} - {""}
+        digests = {entry.digest for entry in self._entries}
+        for entry in OciLayout(FolderFiles(self._dest), str(self._dest)).index().manifests:
+            tag = entry.annotation(REF_NAME)
+            if tag not in tags and (tag or entry.digest not in digests):
+                yield entry
+
+    def _replace(self, name: str, data: bytes) -> None:
+        with _writing(self._dest), self._temporary() as (file, path):
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(path, self._dest / name)
+
+    @contextmanager
+    def _temporary(self) -> Iterator[tuple[BinaryIO, Path]]:
+        """A new file with the rights that the umask gives; gone again unless it was renamed."""
+        path = self._dest / f".{secrets.token_hex(8)}.tmp"
+        try:
+            with open(path, "xb", buffering=0) as raw:
+                yield raw, path
+        finally:
+            with suppress(FileNotFoundError):
+                path.unlink()
+
+
+@contextmanager
+def _writing(dest: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise HostError(
+            f"{dest} cannot be written: {error.strerror or error}",
+            code="output-failed",
+            hint="check the path, its rights and the space left",
+        ) from error
+
+
+def _occupied(dest: Path) -> UsageError:
+    return UsageError(
+        f"{dest} is there already and is not an OCI layout",
+        code="output-not-a-layout",
+        hint="name a new folder, or empty this one",
+    )

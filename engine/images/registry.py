@@ -1,0 +1,192 @@
+"""A client for registries. Source: OCI distribution spec v1.1."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from engine.events import Observer, ignore
+from engine.images import mediatype
+from engine.images.auth import Authenticator, unauthorized
+from engine.images.credentials import CredentialStore
+from engine.images.descriptor import Descriptor
+from engine.images.digest import digest_of, is_digest
+from engine.images.download import Sink, Verifier, download, mismatch
+from engine.images.manifest import MAX_MANIFEST_BYTES, parse_manifest
+from engine.images.policy import RegistrySettings, TransferPolicy, host_of
+from engine.images.reference import Reference
+from engine.images.retry import Attempts, RetryableError
+from engine.images.transport import Transport
+from machinefile.errors import TransferError, UntrustedDataError
+
+if TYPE_CHECKING:
+    import httpx
+
+
+class RegistryClient:
+    """Reads images from registries; a context manager. Many threads may share one.
+
+    Every method raises TransferError (`registry-unreachable`, `registry-unauthorized`, `registry-failed`,
+    `image-not-found`), UntrustedDataError, and InterruptedBuildError once `cancelled` is set.
+    """
+
+    def __init__(
+        self,
+        *,
+        observer: Observer = ignore,
+        credentials: CredentialStore | None = None,
+        settings: RegistrySettings | None = None,
+        policy: TransferPolicy | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> None:
+        self._observer = observer
+        self._policy = policy or TransferPolicy()
+        self._transport = Transport(settings or RegistrySettings.from_environment(), self._policy, cancelled)
+        self._auth = Authenticator(self._transport, credentials or CredentialStore.from_environment())
+        self._manifests: dict[str, bytes] = {}
+
+    def __enter__(self) -> RegistryClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._transport.__exit__(kind, error, trace)
+
+    def resolve(self, reference: Reference) -> Descriptor:
+        """What a name stands for now: the descriptor of a manifest or an index."""
+        attempts = self._attempts()
+        while True:
+            try:
+                return self._head(reference) or self._describe(reference)
+            except RetryableError as failure:
+                attempts.failed(failure)
+
+    def manifest(self, reference: Reference, digest: str) -> bytes:
+        """A manifest's or an index's bytes, verified. Raises UntrustedDataError (`digest-mismatch`) too."""
+        known = self._manifests.get(digest)
+        if known is not None:
+            return known
+        attempts = self._attempts()
+        while True:
+            try:
+                return self._manifest(reference, digest)
+            except RetryableError as failure:
+                attempts.failed(failure)
+
+    def blob(self, reference: Reference, descriptor: Descriptor, sink: Sink, *, quiet: bool = False) -> None:
+        """Stream a blob into `sink`, each byte once and in order; it is verified when this returns. With `quiet` no
+        progress is told.
+
+        Raises UntrustedDataError (`digest-mismatch`, `blob-truncated`, `blob-too-long`, `blob-too-large`) and
+        TransferError (`blob-not-found`) too.
+        """
+        if descriptor.size > self._policy.largest_blob:
+            raise UntrustedDataError(
+                f"the blob {descriptor.digest} of {reference.short} has {descriptor.size} bytes; "
+                f"at most {self._policy.largest_blob} are taken",
+                code="blob-too-large",
+            )
+
+        def open_at(offset: int) -> AbstractContextManager[httpx.Response]:
+            headers = {"Range": f"bytes={offset}-"} if offset else {}
+            return self._blob_response(reference, descriptor, headers)
+
+        verifier = Verifier(descriptor, reference.short, sink, ignore if quiet else self._observer)
+        download(open_at, verifier, self._attempts(), self._policy)
+
+    def _attempts(self) -> Attempts:
+        return Attempts(self._policy, self._transport.cancelled)
+
+    def _head(self, reference: Reference) -> Descriptor | None:
+        """The descriptor from the headers alone; None where the registry does not give them."""
+        path = f"manifests/{reference.target}"
+        with self._exchange(reference, "HEAD", path, {"Accept": mediatype.ACCEPT}) as response:
+            if response.status_code != 200:
+                return None  # some registries know no HEAD; GET has the better error too
+            digest = response.headers.get("docker-content-digest", "")
+            length = response.headers.get("content-length", "")
+            kind = response.headers.get("content-type", "").partition(";")[0].strip()
+        if not is_digest(digest) or not length.isascii() or not length.isdigit():
+            return None
+        if kind not in mediatype.INDEXES | mediatype.MANIFESTS:
+            return None
+        self._check_pin(reference, digest)
+        return Descriptor(kind, digest, min(int(length[:19]), MAX_MANIFEST_BYTES + 1))
+
+    def _describe(self, reference: Reference) -> Descriptor:
+        data = self._manifest(reference, reference.target)
+        digest = digest_of(data)
+        self._check_pin(reference, digest)
+        return Descriptor(parse_manifest(data, f"the manifest of {reference.short}").media_type, digest, len(data))
+
+    def _manifest(self, reference: Reference, target: str) -> bytes:
+        what = f"the manifest {target} of {reference.short}" if is_digest(target) else reference.short
+        with self._exchange(reference, "GET", f"manifests/{target}", {"Accept": mediatype.ACCEPT}) as response:
+            if response.status_code == 404:
+                raise TransferError(
+                    f"{what} does not exist in {reference.registry}{self._transport.quote(response)}",
+                    code="image-not-found",
+                    hint="check the name and the tag",
+                )
+            if response.status_code != 200:
+                raise self._transport.failure(response, what)
+            data = self._transport.read(response, MAX_MANIFEST_BYTES, what)
+        actual = digest_of(data)
+        if is_digest(target) and actual != target:
+            raise mismatch(f"the manifest of {reference.short}", target, actual)
+        self._manifests[actual] = data
+        return data
+
+    def _check_pin(self, reference: Reference, actual: str) -> None:
+        if reference.digest and actual != reference.digest:
+            raise mismatch(f"the manifest of {reference.short}", reference.digest, actual)
+
+    @contextmanager
+    def _blob_response(
+        self, reference: Reference, descriptor: Descriptor, headers: Mapping[str, str]
+    ) -> Iterator[httpx.Response]:
+        what = f"the blob {descriptor.digest} of {reference.short}"
+        with self._exchange(reference, "GET", f"blobs/{descriptor.digest}", headers) as response:
+            if response.status_code == 404:
+                raise TransferError(
+                    f"{what} is missing in {reference.registry}",
+                    code="blob-not-found",
+                    hint="the image is incomplete there: push it again",
+                )
+            if response.status_code == 416:  # it ends where we wanted to go on
+                raise UntrustedDataError(f"{what} is shorter than it should be", code="blob-truncated")
+            if response.status_code not in (200, 206):
+                raise self._transport.failure(response, what)
+            yield response
+
+    @contextmanager
+    def _exchange(
+        self,
+        reference: Reference,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        actions: str = "pull",
+    ) -> Iterator[httpx.Response]:
+        """One request about a repository, with whatever login it takes; a token that has run out is renewed once."""
+        url = f"{self._transport.origin(reference.endpoint)}/v2/{reference.repository}/{path}"
+        scope = f"repository:{reference.repository}:{actions}"
+        origin_host = host_of(reference.endpoint)
+        authorization = self._auth.header(reference.registry, scope)
+        for last in (False, True):
+            with self._transport.exchange(method, url, headers=headers, authorization=authorization) as response:
+                if response.status_code not in (401, 403) or response.url.host != origin_host:
+                    yield response
+                    return
+                answer = ""
+                if response.status_code == 401 and not last:
+                    answer = self._auth.answer(reference.registry, reference.repository, scope, response, authorization)
+                if not answer:
+                    said = self._transport.quote(response)
+                    known = self._auth.credentials(reference.registry, reference.repository) is not None
+                    raise unauthorized(reference.registry, reference.short, known, said)
+                authorization = answer
