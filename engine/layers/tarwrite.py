@@ -1,0 +1,285 @@
+"""Writes canonical layers: equal entries give equal bytes, whatever machine, user, umask or locale made them.
+
+The rules, all of them: entries sorted by the bytes of their path; of files that are hard-linked the first holds the
+content and the others link to it; a directory's opaque marker right behind it; ustar headers with numeric owners and
+no names; a PAX header only for an entry that needs one (path or link of more than 100 bytes, a number or a
+fraction that the field does not hold, attributes), its records sorted, the ustar prefix never used; two zero
+blocks at the end and no further padding.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+from urllib.parse import quote_from_bytes
+
+from engine.layers.compression import CHUNK, Sink, Source
+from engine.layers.entry import Entry, EntryType
+from engine.layers.index import KeptFiles, LayerIndex
+from engine.layers.names import OPAQUE_MARKER, WHITEOUT_PREFIX, ancestors_of, encode, join, parent_of
+from engine.layers.tarheader import BLOCK, LIBARCHIVE, SCHILY, ZERO_BLOCK
+from engine.layers.tree import Contents
+from machinefile.errors import HostError
+
+_HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
+_KINDS = {
+    EntryType.FILE: b"0",
+    EntryType.HARDLINK: b"1",
+    EntryType.SYMLINK: b"2",
+    EntryType.CHARACTER: b"3",
+    EntryType.BLOCK: b"4",
+    EntryType.DIRECTORY: b"5",
+    EntryType.FIFO: b"6",
+    EntryType.WHITEOUT: b"0",
+}
+_PAX_NAME = b"././@PaxHeader"
+_EIGHT = 0o7777777
+_TWELVE = 0o77777777777
+
+Opener = Callable[[], Source]
+"""Opens a file's content from its start; closed after use if it has a `close`."""
+
+
+class Item(NamedTuple):
+    """An entry, and where its content comes from: None for all but files that have some."""
+
+    entry: Entry
+    open: Opener | None = None
+
+
+def header_blocks(entry: Entry, name: bytes | None = None) -> bytes:
+    """The header of an entry, with the PAX header it needs. `name` in place of the entry's path."""
+    records: dict[bytes, bytes] = {}
+    name = _name(entry) if name is None else name
+    link = encode(entry.link)
+    if len(name) > 100:
+        records[b"path"] = name
+    if len(link) > 100:
+        records[b"linkpath"] = link
+    whole = int(entry.mtime // 1)
+    if entry.mtime != whole or not 0 <= whole <= _TWELVE:
+        records[b"mtime"] = _time(entry.mtime)
+    for key, value, most in ((b"uid", entry.uid, _EIGHT), (b"gid", entry.gid, _EIGHT), (b"size", entry.size, _TWELVE)):
+        if value > most:
+            records[key] = str(value).encode()
+    for attribute, content in entry.xattrs:
+        if "=" in attribute:  # a PAX key ends at the first one
+            key = (LIBARCHIVE + quote_from_bytes(encode(attribute), safe="")).encode()
+            records[key] = base64.b64encode(content).rstrip(b"=")
+        else:
+            records[encode(SCHILY + attribute)] = content
+    main = _block(
+        name[:100],
+        _KINDS[entry.type],
+        entry.mode,
+        (entry.uid, entry.gid, entry.size),
+        min(max(whole, 0), _TWELVE),
+        link[:100],
+        entry.device,
+    )
+    return _pax(records) + main if records else main
+
+
+def _name(entry: Entry) -> bytes:
+    if entry.type is EntryType.WHITEOUT:
+        return encode(join(parent_of(entry.path), WHITEOUT_PREFIX + entry.path.rpartition("/")[2]))
+    if entry.type is EntryType.DIRECTORY:
+        return encode(entry.path or ".") + b"/"
+    return encode(entry.path)
+
+
+def _time(mtime: float) -> bytes:
+    if mtime == int(mtime):
+        return str(int(mtime)).encode()
+    return f"{mtime:.9f}".rstrip("0").rstrip(".").encode()
+
+
+def _block(
+    name: bytes,
+    kind: bytes,
+    mode: int,
+    numbers: tuple[int, int, int],
+    mtime: int,
+    link: bytes = b"",
+    device: tuple[int, int] = (0, 0),
+) -> bytes:
+    uid, gid, size = numbers
+    block = _HEADER.pack(
+        name,
+        b"%07o" % mode,
+        b"%07o" % (uid if uid <= _EIGHT else 0),
+        b"%07o" % (gid if gid <= _EIGHT else 0),
+        b"%011o" % (size if size <= _TWELVE else 0),
+        b"%011o" % mtime,
+        b"        ",
+        kind,
+        link,
+        b"ustar\x0000",
+        b"",
+        b"",
+        b"%07o" % device[0],
+        b"%07o" % device[1],
+        b"",
+    )
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+
+
+def _pax(records: dict[bytes, bytes]) -> bytes:
+    data = b"".join(_record(key, records[key]) for key in sorted(records))
+    return _block(_PAX_NAME, b"x", 0o644, (0, 0, len(data)), 0) + data + bytes(-len(data) % BLOCK)
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    body = len(key) + len(value) + 3  # a blank, `=` and the line's end
+    length = body + len(str(body))
+    if len(str(length)) > len(str(body)):
+        length = body + len(str(length))
+    return b"%d %s=%s\n" % (length, key, value)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenLayer:
+    """What a layer that was written is, and what is in it."""
+
+    index: LayerIndex
+
+    @property
+    def diff_id(self) -> str:
+        """`sha256:...` of the uncompressed tar."""
+        return self.index.diff_id
+
+    @property
+    def size(self) -> int:
+        """Bytes of the uncompressed tar."""
+        return self.index.size
+
+
+def write_layer(items: Iterable[Item], out: Sink) -> WrittenLayer:
+    """Write a layer of `items`, in any order, as an uncompressed tar. Contents are opened one after another.
+
+    The caller gives each path once, hard links together with their file, and clean paths. Raises HostError
+    (`content-changed`) when a content is not as long as its entry says, ValueError for a path given twice or a
+    hard link without its file.
+    """
+    ordered = canonical(items)
+    writer = LayerWriter(out)
+    for item in ordered:
+        writer.add(item)
+    return WrittenLayer(writer.finish())
+
+
+def canonical(items: Iterable[Item]) -> tuple[Item, ...]:
+    """Sorted by path; of each group of hard links the first has the content, and all have its metadata; what Linux does
+    not know of (a symlink's mode, anything of a whiteout beside its time) always the same."""
+    ordered = sorted(items, key=lambda item: item.entry.sort_key)
+    by_path = {item.entry.path: item for item in ordered}
+    if len(by_path) != len(ordered):
+        raise ValueError("a path is given twice")
+    holders: dict[str, str] = {}
+    result: list[Item] = []
+    for item in ordered:
+        entry = item.entry
+        if entry.type is EntryType.HARDLINK:
+            item = _canonical_link(entry, by_path, holders)
+        elif entry.type is EntryType.FILE:
+            holder = holders.setdefault(entry.path, entry.path)
+            if holder != entry.path:
+                item = Item(_linked(entry, entry.path, holder))
+        elif entry.type is EntryType.WHITEOUT:
+            item = Item(Entry(entry.path, EntryType.WHITEOUT, 0, mtime=entry.mtime))
+        elif entry.type is EntryType.SYMLINK and entry.mode != 0o777:
+            item = Item(replace(entry, mode=0o777))
+        result.append(item)
+    return tuple(result)
+
+
+def _canonical_link(entry: Entry, by_path: dict[str, Item], holders: dict[str, str]) -> Item:
+    file = by_path.get(entry.link)
+    if file is None or file.entry.type is not EntryType.FILE:
+        raise ValueError(f"{entry.path!r} is a hard link to {entry.link!r}, which is no file of the layer")
+    holder = holders.setdefault(entry.link, entry.path)
+    if holder == entry.path:
+        return Item(replace(file.entry, path=entry.path), file.open)
+    return Item(_linked(file.entry, entry.path, holder))
+
+
+def _linked(file: Entry, path: str, holder: str) -> Entry:
+    return Entry(path, EntryType.HARDLINK, file.mode, file.uid, file.gid, 0, file.mtime, holder)
+
+
+class LayerWriter:
+    """Writes entries in the order given, which must be canonical, and indexes what it writes."""
+
+    def __init__(self, out: Sink) -> None:
+        self._out = out
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._placed: list[tuple[Entry, int]] = []
+        self._kept = KeptFiles()
+
+    def _write(self, data: bytes) -> None:
+        self._out.write(data)
+        self._hash.update(data)
+        self._size += len(data)
+
+    def add(self, item: Item) -> None:
+        """Write one entry and its content."""
+        entry = item.entry
+        self._write(header_blocks(entry))
+        self._placed.append((entry, self._size if entry.type is EntryType.FILE else 0))
+        if entry.type is EntryType.FILE:
+            self._copy(entry, item.open)
+        if entry.opaque:
+            marker = Entry(entry.path, EntryType.FILE, 0, mtime=entry.mtime)
+            self._write(header_blocks(marker, encode(join(entry.path, OPAQUE_MARKER))))
+
+    def _copy(self, entry: Entry, opener: Opener | None) -> None:
+        keep = self._kept.wants(entry)
+        left = entry.size
+        kept: list[bytes] = []
+        source = opener() if opener is not None and left else None
+        try:
+            while source is not None and left and (chunk := source.read(min(left, CHUNK))):
+                self._write(chunk)
+                left -= len(chunk)
+                if keep:
+                    kept.append(chunk)
+            if left or (source is not None and source.read(1)):
+                raise HostError(
+                    f"{entry.path!r} is not {entry.size} bytes long any more",
+                    code="content-changed",
+                    hint="it changed while it was read: build again when nothing writes to it",
+                )
+        finally:
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()
+        self._write(bytes(-entry.size % BLOCK))
+        if keep:
+            self._kept.add(entry.path, b"".join(kept))
+
+    def finish(self) -> LayerIndex:
+        """Write the end and give the index."""
+        self._write(ZERO_BLOCK * 2)
+        return LayerIndex.of(
+            Contents(tuple(self._placed), implied_by([entry for entry, _ in self._placed])),
+            diff_id="sha256:" + self._hash.hexdigest(),
+            size=self._size,
+            kept=self._kept,
+        )
+
+
+def implied_by(entries: Sequence[Entry]) -> tuple[tuple[str, bool], ...]:
+    """Directories that the entries stand in without an entry of their own, sorted; the root if it has none."""
+    used = {""}
+    for entry in entries:
+        parent = parent_of(entry.path)
+        if parent not in used:
+            used.update(ancestors_of(parent))
+            used.add(parent)
+    used.difference_update(entry.path for entry in entries if entry.type is EntryType.DIRECTORY)
+    return tuple((path, False) for path in sorted(used, key=encode))
