@@ -1,0 +1,96 @@
+/* The guest agent: PID 1 of the microVM's first file system. It obeys small framed commands that come over a
+ * virtio serial port, each answered in order; what a build step needs is decided by the host (engine/vm/guest.py).
+ *
+ * A frame, both ways, little endian: u32 length of the payload, u16 operation, u16 flags, u32 tag, payload.
+ * A payload is a row of values: a number is 8 bytes; a text is u32 length, the bytes, and a NUL that the length
+ * leaves out. An ANSWER carries the tag of its command and starts with a number, 0 or an errno; after an errno
+ * comes a text that says on what. After a failed command every later one is answered with ECANCELED until CLEAR,
+ * so that the host may send many at once; a command with FLAG_TOLERATE fails alone.
+ * OUTPUT and EXIT come unasked and carry the tag of the SPAWN they belong to.
+ */
+#ifndef MBUILD_AGENT_H
+#define MBUILD_AGENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PROTOCOL_VERSION 1
+#define PORT_NAME "mbuild.agent"
+#define FRAME_LIMIT (64u << 20)
+#define FLAG_TOLERATE 1
+
+/* `root` is a folder that the agent enters (chroot) for the command, so that links are followed inside it;
+ * an empty text means the agent's own file system. */
+enum operation {
+    OP_HELLO = 1,      /* -> version, name */
+    OP_LOAD = 2,       /* module path, options */
+    OP_MKDIR = 3,      /* root, path, mode; with its parents, no error if it is there */
+    OP_MKNOD = 4,      /* root, path, mode with type, major, minor */
+    OP_SYMLINK = 5,    /* root, target, path */
+    OP_WRITE = 6,      /* root, path, mode, uid, gid, content; replaces what is there */
+    OP_READ = 7,       /* path, limit -> content */
+    OP_MOUNT = 8,      /* root, source, target, type, flags, data */
+    OP_UNMOUNT = 9,    /* root, target, flags */
+    OP_BIND = 10,      /* source, root, target; with the mounts below source; links in target are followed */
+    OP_ENSURE = 11,    /* root, path, is file, mode, uid, gid -> count, paths made, outermost first */
+    OP_UNSTUB = 12,    /* root, path: removed if it is an empty file or folder */
+    OP_COPY_OWNER = 13,/* source, target: mode, owner, time */
+    OP_PARTITION = 14, /* disk, number, start, length; in bytes */
+    OP_SET_CLOCK = 15, /* seconds, nanoseconds since 1970 */
+    OP_GET_CLOCK = 16, /* -> nanoseconds since 1970, nanoseconds of the monotonic clock */
+    OP_RESEED = 17,    /* fresh random bytes from the host */
+    OP_HOSTNAME = 18,  /* name */
+    OP_LINK_UP = 19,   /* interface, address, mask, gateway; empty texts for none */
+    OP_SPAWN = 20,     /* see spawn.c -> pid; then OUTPUT and EXIT */
+    OP_SIGNAL = 21,    /* tag of the SPAWN, signal */
+    OP_STATFS = 22,    /* path -> block size, blocks, free blocks, files, free files */
+    OP_CHANGES = 23,   /* upper, below, device -> length of the stream, records; see changes.c */
+    OP_KILL_ALL = 24,  /* every process but the agent and the kernel's */
+    OP_SYNC = 25,
+    OP_CLEAR = 26,     /* forget the failure of an earlier command */
+    OP_ANSWER = 100,   /* errno, ... */
+    OP_OUTPUT = 101,   /* stream 1 or 2, bytes */
+    OP_EXIT = 102,     /* wait status */
+};
+
+/* Values of a payload, taken in order; `bad` is set once when they are not there. */
+struct args {
+    const uint8_t *at, *end;
+    bool bad;
+};
+uint64_t arg_number(struct args *args);
+const char *arg_text(struct args *args, uint32_t *length);
+/* A row of texts: a number, then as many texts; NULL-terminated, to be freed. */
+const char **arg_texts(struct args *args);
+
+/* One frame on its way out, in a buffer that is written by send_flush. */
+void send_begin(uint16_t operation, uint32_t tag);
+void send_number(uint64_t value);
+void send_text(const void *data, size_t length);
+void send_end(void);
+void send_flush(void);
+
+/* A command: gives 0 or an errno; what it sends before is part of its answer. `fault` says on what it failed. */
+extern const char *fault;
+int run_operation(uint16_t operation, uint32_t tag, struct args *args);
+int enter_root(const char *root);
+void leave_root(void);
+
+/* spawn.c */
+#define PROCESS_LIMIT 16
+struct pollfd;
+int op_spawn(uint32_t tag, struct args *args);
+int op_signal(struct args *args);
+/* The descriptors to wait for: three a process. */
+int processes_poll(struct pollfd *into);
+void processes_serve(void);
+int link_up(const char *name, const char *address, const char *mask, const char *gateway);
+
+/* changes.c */
+int write_changes(const char *upper, const char *below, const char *device, uint64_t *length, uint64_t *records);
+
+void *grow(void *memory, size_t size);
+_Noreturn void die(const char *what);
+
+#endif

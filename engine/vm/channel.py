@@ -1,0 +1,160 @@
+"""A conversation with the guest agent over a socket, with deadlines, that notices when the machine is gone."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from engine.vm.protocol import Command, Decoder, Frame, Op, ProtocolError, Values
+
+_TICK = 0.05
+"""Seconds between two looks at the machine and at the user's wish to stop."""
+_CHUNK = 1 << 18
+_PULSE = 10.0
+"""Seconds between two signs of life while a command runs."""
+_PATIENCE = 120.0
+"""Seconds that a sign of life may take, on however busy a machine."""
+
+
+class SilentGuestError(Exception):
+    """The agent did not answer in time."""
+
+
+class GuestGoneError(Exception):
+    """The machine ended, or its port was closed."""
+
+
+class GuestFailureError(Exception):
+    """The agent could not do what it was told."""
+
+    def __init__(self, op: Op, errno: int, detail: str) -> None:
+        super().__init__(f"{op.name.lower()} {detail}: {os.strerror(errno)}")
+        self.op = op
+        self.errno = errno
+        self.detail = detail
+
+
+class Channel:
+    """The host's end. `watch` is called often while waiting; it may raise to end the wait."""
+
+    def __init__(self, end: socket.socket, watch: Callable[[], None]) -> None:
+        self._socket = end
+        self._socket.setblocking(False)
+        self._watch = watch
+        self._decoder = Decoder()
+        self._unsent = bytearray()
+        self._next_tag = 1
+        self._answers: dict[int, Frame] = {}
+        self._waiting: set[int] = set()
+        self.on_output: Callable[[int, bytes], None] = _ignore
+        self._exits: dict[int, int] = {}
+
+    def call(self, commands: Sequence[Command], timeout: float) -> list[Values]:
+        """Send commands at once and wait for all answers, at most `timeout` seconds.
+
+        Raises GuestFailureError for the first that failed (and is not tolerated), SilentGuestError,
+        GuestGoneError, and whatever the watch raises. The answer of a tolerated failure is empty.
+        """
+        return self.collect(self.post(commands), timeout)
+
+    def post(self, commands: Sequence[Command]) -> list[tuple[int, Command]]:
+        """Queue commands without waiting; the result is for `collect`, and holds each command's tag."""
+        posted: list[tuple[int, Command]] = []
+        for command in commands:
+            tag = self._next_tag
+            self._next_tag += 1
+            self._unsent += command.frame(tag).encode()
+            self._waiting.add(tag)
+            posted.append((tag, command))
+        return posted
+
+    def collect(self, posted: Sequence[tuple[int, Command]], timeout: float) -> list[Values]:
+        """Wait for the answers to commands posted before; see `call`."""
+        deadline = time.monotonic() + timeout
+        while any(tag in self._waiting for tag, _ in posted):
+            self._pump(deadline)
+        frames = [(self._answers.pop(tag), command) for tag, command in posted]
+        return [_read_answer(frame, command) for frame, command in frames]
+
+    def wait_exit(self, tag: int) -> int:
+        """Wait, as long as it takes, for the end of the process that the SPAWN of that tag started; its wait status.
+
+        The agent is asked for a sign of life now and then. Raises SilentGuestError when none comes.
+        """
+        asked, alive_at = None, time.monotonic()
+        while tag not in self._exits:
+            self._pump(None)
+            silence = time.monotonic() - alive_at
+            if asked is None and silence > _PULSE:
+                ((asked, _),) = self.post([Command(Op.GET_CLOCK)])
+            elif asked is not None and self._answers.pop(asked, None) is not None:
+                asked, alive_at = None, time.monotonic()
+            elif silence > _PULSE + _PATIENCE:
+                raise SilentGuestError
+        return self._exits.pop(tag)
+
+    def _pump(self, deadline: float | None) -> None:
+        self._watch()
+        left = _TICK if deadline is None else min(_TICK, deadline - time.monotonic())
+        if left <= 0:
+            raise SilentGuestError
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+        for _, events in poller.poll(left * 1000):
+            if events & select.POLLOUT:
+                self._send()
+            if events & (select.POLLIN | select.POLLHUP | select.POLLERR):
+                self._receive()
+
+    def _send(self) -> None:
+        try:
+            sent = self._socket.send(memoryview(self._unsent)[:_CHUNK])
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise GuestGoneError from error
+        del self._unsent[:sent]
+
+    def _receive(self) -> None:
+        try:
+            data = self._socket.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise GuestGoneError from error
+        if not data:
+            self._watch()
+            raise GuestGoneError
+        for frame in self._decoder.feed(data):
+            self._take(frame)
+
+    def _take(self, frame: Frame) -> None:
+        values = Values(frame.payload)
+        if frame.op == Op.OUTPUT:
+            stream = values.number()
+            self.on_output(stream, values.data())
+        elif frame.op == Op.EXIT:
+            self._exits[frame.tag] = values.number()
+        elif frame.op == Op.ANSWER and frame.tag in self._waiting:
+            self._waiting.discard(frame.tag)
+            self._answers[frame.tag] = frame
+        else:
+            raise ProtocolError(f"an unexpected frame {frame.op} with tag {frame.tag}")
+
+
+def _read_answer(frame: Frame, command: Command) -> Values:
+    values = Values(frame.payload)
+    error = values.number()
+    if not error:
+        return values
+    detail = values.text()
+    if command.tolerate:
+        return Values(b"")
+    raise GuestFailureError(command.op, error, detail)
+
+
+def _ignore(stream: int, data: bytes) -> None:
+    """The output of a process that nobody reads."""

@@ -1,0 +1,166 @@
+"""A microVM's two disks, each glued from files by a vmdk descriptor: one to read (the layers), one to write.
+
+A virtio disk costs about 25 ms of every step under TCG, so there are two however many layers there are; the guest
+cuts them up again at known offsets. Source: VMware's "Virtual Disk Format 1.1", flat extents.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine import process
+from engine.vm.guest import DiskMap, Region
+from machinefile.errors import HostError
+
+SECTOR = 512
+LAYER_LIMIT = 250
+"""Layers that one root may have: a disk has at most 255 partitions."""
+CHANGES_SIZE = 1 << 40
+"""Bytes of the disk that the changed files are written to; sparse, so that it costs what is written."""
+_LEAD = 4096
+"""Bytes of zeros before the first layer: no kernel finds a partition table there, whatever is in a layer."""
+_SCRATCH_VERSION = 1
+_HINT = "run: sudo apt-get install e2fsprogs"
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A file, or its start, as a part of a disk."""
+
+    name: str
+    """Relative to the descriptor."""
+    length: int
+    """Bytes, a multiple of 512."""
+
+
+def vmdk_descriptor(extents: Sequence[Extent]) -> str:
+    """A descriptor that lays files one after the other.
+
+    The access is always RW: QEMU passes over extents marked RDONLY, and opens all of them read-only when the
+    disk is.
+    """
+    lines = [f'RW {extent.length // SECTOR} FLAT "{extent.name}" 0' for extent in extents]
+    head = '# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType="twoGbMaxExtentFlat"\n'
+    return head + "\n".join(lines) + '\n\nddb.adapterType = "ide"\n'
+
+
+def lay_out(lengths: Sequence[int], start: int = 0) -> tuple[Region, ...]:
+    """Regions of those lengths, one after the other."""
+    regions = []
+    for length in lengths:
+        regions.append(Region(start, length))
+        start += length
+    return tuple(regions)
+
+
+@dataclass(frozen=True, slots=True)
+class Disks:
+    """The disks of one machine, in its private folder."""
+
+    layers: str | None
+    writable: str
+    map: DiskMap
+    changes: Path
+
+
+def make_disks(folder: Path, layers: Sequence[Path], scratch: Path) -> Disks:
+    """Make the descriptors and the files behind them in a machine's folder.
+
+    Raises HostError: `layer-missing`, `layers-too-many`, `disk-unusable`.
+    """
+    if len(layers) > LAYER_LIMIT:
+        raise HostError(
+            f"the root has {len(layers)} layers; a microVM takes {LAYER_LIMIT} at most",
+            code="layers-too-many",
+            hint="merge some of the base image's layers",
+        )
+    try:
+        parts = _write_layers(folder, layers)
+        size = scratch.stat().st_size
+        copy_sparse(scratch, folder / "scratch")
+        with (folder / "changes").open("wb") as changes:
+            changes.truncate(CHANGES_SIZE)
+        writable = [Extent("scratch", size), Extent("changes", CHANGES_SIZE)]
+        (folder / "writable.vmdk").write_text(vmdk_descriptor(writable))
+    except OSError as error:
+        raise HostError(
+            f"the microVM's disks cannot be made in {folder}: {error.strerror}",
+            code="disk-unusable",
+            hint="free space there, or choose another folder with --cache-dir",
+        ) from error
+    where = DiskMap(parts, *lay_out([size, CHANGES_SIZE]))
+    return Disks("layers.vmdk" if layers else None, "writable.vmdk", where, folder / "changes")
+
+
+def _write_layers(folder: Path, layers: Sequence[Path]) -> tuple[Region, ...]:
+    if not layers:
+        return ()
+    extents = [Extent("lead", _LEAD)]
+    (folder / "lead").write_bytes(b"\0" * _LEAD)
+    for number, layer in enumerate(layers):
+        try:
+            size = layer.stat().st_size
+        except FileNotFoundError as error:
+            raise HostError(
+                f"the layer {layer} is gone", code="layer-missing", hint="build again with --no-cache"
+            ) from error
+        if size % SECTOR:
+            raise HostError(
+                f"the layer {layer} is no whole number of {SECTOR}-byte sectors",
+                code="layer-cut",
+                hint="build again with --no-cache",
+            )
+        (folder / str(number)).symlink_to(layer.absolute())
+        extents.append(Extent(str(number), size))
+    (folder / "layers.vmdk").write_text(vmdk_descriptor(extents))
+    return lay_out([extent.length for extent in extents[1:]], _LEAD)
+
+
+def scratch_image(folder: Path, size: int) -> Path:
+    """An empty file system of `size` bytes, made once and kept in `folder`; never written to.
+
+    Raises HostError: `program-missing` or `program-failed` for mke2fs.
+    """
+    size -= size % (1 << 20)
+    image = folder / f"scratch-{_SCRATCH_VERSION}-{size >> 20}M.ext4"
+    if image.exists():
+        return image
+    folder.mkdir(parents=True, exist_ok=True)
+    made = folder / f".{image.name}.{os.getpid()}"
+    # The identifiers are fixed so that a folder lists in the same order in every step.
+    same = "6d626c64-0000-4000-8000-736372617463"
+    argv = [
+        *("mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-I", "256", "-i", "16384", "-U", same),
+        *("-O", "^has_journal,^resize_inode,^metadata_csum,uninit_bg"),
+        *("-E", f"lazy_itable_init=1,nodiscard,hash_seed={same},root_owner=0:0"),
+        *(str(made), f"{size >> 20}M"),
+    ]
+    try:
+        process.run(argv, timeout=60, hint=_HINT)
+        made.rename(image)
+    finally:
+        made.unlink(missing_ok=True)
+    return image
+
+
+def copy_sparse(source: Path, target: Path) -> None:
+    """Copy a file, its holes left out. Raises OSError."""
+    with source.open("rb") as read, target.open("wb") as written:
+        end = os.fstat(read.fileno()).st_size
+        written.truncate(end)
+        at = 0
+        while at < end:
+            try:
+                at = os.lseek(read.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # only a hole is left
+                    return
+                raise
+            stop = os.lseek(read.fileno(), at, os.SEEK_HOLE)
+            os.lseek(written.fileno(), at, os.SEEK_SET)
+            while at < stop:
+                at += os.sendfile(written.fileno(), read.fileno(), at, stop - at)

@@ -1,0 +1,218 @@
+"""What is done in the guest, as rows of commands for its agent: all policy is here, none in the agent.
+
+The guest's folders, none of which the step can see: /l/N the layers, /s the scratch disk with the overlay's upper
+folder u and work folder w, /r the step's root, /b the layers without the step, /dev-root what becomes /dev,
+/files what is laid over files of the image.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.vm.execution import Execution, GuestFile
+from engine.vm.initramfs import module_path
+from engine.vm.kernel import LATE_MODULES, TEMPLATE_MODULES
+from engine.vm.protocol import Command, Op, Value, command, texts
+from machinefile.steps import NetworkMode
+
+ROOT = "/r"
+UPPER = "/s/u"
+SCRATCH = "/s"
+BELOW = "/b"
+LAYERS_DISK = "/dev/vdb"
+WRITABLE_DISK = "/dev/vda"
+SCRATCH_PARTITION = 1
+CHANGES_PARTITION = 2
+
+_NOSUID, _NODEV, _NOEXEC, _RDONLY, _NOATIME, _STRICTATIME = 2, 4, 8, 1, 1024, 1 << 24
+_DETACH = 2
+_NEWNS, _NEWIPC, _NEWPID, _NEWNET = 0x20000, 0x8000000, 0x20000000, 0x40000000
+
+_NOFILE, _NPROC = 7, 6
+_UNLIMITED = (1 << 64) - 1
+_LIMITS = ((_NOFILE, 1024, 1 << 20), (_NPROC, _UNLIMITED, _UNLIMITED))
+"""Open files as systemd hands them down: a soft limit that select() can bear, and a hard one to raise it to."""
+
+_CAPABILITIES = (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31)
+"""What root has in a container that BuildKit runs: CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP
+NET_BIND_SERVICE NET_RAW SYS_CHROOT MKNOD AUDIT_WRITE SETFCAP (include/uapi/linux/capability.h has the numbers)."""
+
+_DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+_DEVICE_LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
+    ("ptmx", "pts/ptmx"),
+)
+RESOLVER = b"nameserver 10.0.2.3\n"
+_HOSTS = "127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+
+
+def prepare(modules: Sequence[str]) -> list[Command]:
+    """Done once, before a template is frozen; `modules` are those of the kernel that are not built in."""
+    row = [command(Op.LOAD, module_path(name), "") for name in TEMPLATE_MODULES if name in modules]
+    row += [command(Op.MKDIR, "", path, 0o755) for path in ("/l/0", SCRATCH, ROOT, BELOW, "/dev-root", "/files")]
+    row += _device_folder()
+    row += [
+        command(Op.LINK_UP, "lo", "127.0.0.1", "255.0.0.0", ""),
+        command(Op.LINK_UP, "eth0", "10.0.2.15", "255.255.255.0", "10.0.2.2"),
+    ]
+    return row
+
+
+def _device_folder() -> list[Command]:
+    """/dev as runc makes it."""
+    tmpfs = _NOSUID | _STRICTATIME
+    row = [command(Op.MOUNT, "", "tmpfs", "/dev-root", "tmpfs", tmpfs, "mode=755,size=65536k")]
+    for name, major, minor in _DEVICES:
+        row.append(command(Op.MKNOD, "", f"/dev-root/{name}", stat.S_IFCHR | 0o666, major, minor))
+    row += [command(Op.SYMLINK, "", target, f"/dev-root/{name}") for name, target in _DEVICE_LINKS]
+    row += [command(Op.MKDIR, "", f"/dev-root/{name}", 0o755) for name in ("pts", "shm", "mqueue")]
+    quiet = _NOSUID | _NOEXEC
+    pts = "newinstance,ptmxmode=0666,mode=0620,gid=5"
+    row.append(command(Op.MOUNT, "", "devpts", "/dev-root/pts", "devpts", quiet, pts))
+    shm = "mode=1777,size=65536k"
+    row.append(command(Op.MOUNT, "", "shm", "/dev-root/shm", "tmpfs", quiet | _NODEV, shm))
+    row.append(command(Op.MOUNT, "", "mqueue", "/dev-root/mqueue", "mqueue", quiet | _NODEV, "", tolerate=True))
+    return row
+
+
+def refresh(seed: bytes, now_ns: int) -> list[Command]:
+    """Makes a restored machine differ from its siblings; before anything else in it."""
+    return [
+        command(Op.RESEED, seed),
+        command(Op.SET_CLOCK, now_ns // 10**9, now_ns % 10**9),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of a disk, in bytes."""
+
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskMap:
+    """Where on the two disks things are."""
+
+    layers: tuple[Region, ...]
+    """Lowest first."""
+    scratch: Region
+    changes: Region
+
+
+def attach(disks: DiskMap, modules: Sequence[str]) -> list[Command]:
+    """Finds the disks, mounts them and lays the overlay."""
+    row = [command(Op.LOAD, module_path(name), "") for name in LATE_MODULES if name in modules]
+    numbered = list(enumerate(disks.layers, 1))
+    row += [command(Op.PARTITION, LAYERS_DISK, n, part.start, part.length) for n, part in numbered]
+    for n, part in ((SCRATCH_PARTITION, disks.scratch), (CHANGES_PARTITION, disks.changes)):
+        row.append(command(Op.PARTITION, WRITABLE_DISK, n, part.start, part.length))
+    for n, _ in numbered:
+        row.append(command(Op.MKDIR, "", f"/l/{n}", 0o755))
+        row.append(command(Op.MOUNT, "", f"{LAYERS_DISK}{n}", f"/l/{n}", "squashfs", _RDONLY, ""))
+    scratch = f"{WRITABLE_DISK}{SCRATCH_PARTITION}"
+    row.append(command(Op.MOUNT, "", scratch, SCRATCH, "ext4", _NOATIME, "nobarrier,noinit_itable,nodiscard"))
+    row += [command(Op.MKDIR, "", path, 0o755) for path in (UPPER, f"{SCRATCH}/w")]
+    if numbered:
+        row.append(command(Op.COPY_OWNER, f"/l/{len(numbered)}", UPPER))
+    # The scratch disk does not outlive the step: nothing needs to be synchronised (volatile).
+    options = f"lowerdir={lower_folders(len(numbered))},upperdir={UPPER},workdir={SCRATCH}/w,{_OVERLAY},volatile"
+    row.append(command(Op.MOUNT, "", "overlay", ROOT, "overlay", 0, options))
+    return row
+
+
+_OVERLAY = "redirect_dir=off,metacopy=off,index=off,xino=off"
+"""So that a layer means what OCI says: no attributes that only the same kernel understands."""
+
+
+def lower_folders(count: int) -> str:
+    """The overlay's lowerdir for that many layers: topmost first."""
+    return ":".join(f"/l/{n}" for n in range(count, 0, -1)) or "/l/0"
+
+
+def files_of(execution: Execution) -> tuple[GuestFile, ...]:
+    """What is laid over the image's files: the step's own, and names for the network where it has none."""
+    standard = (
+        GuestFile("/etc/resolv.conf", RESOLVER),
+        GuestFile("/etc/hosts", _HOSTS.format(name=execution.hostname).encode()),
+    )
+    given = {posixpath.normpath(file.path) for file in execution.files}
+    return tuple(file for file in standard if file.path not in given) + execution.files
+
+
+def furnish(execution: Execution) -> tuple[list[Command], list[int]]:
+    """Makes the root a place to run in. Also says which of the commands answer with the paths of stubs that are
+    to be removed again."""
+    row = [command(Op.HOSTNAME, execution.hostname)]
+    for path in ("/proc", "/sys", "/dev"):
+        row.append(command(Op.ENSURE, ROOT, path, 0, 0o755, 0, 0))
+    row.append(command(Op.BIND, "/dev-root", ROOT, "/dev"))
+    row.append(command(Op.BIND, "/sys", ROOT, "/sys"))
+    stubs: list[int] = []
+    for number, file in enumerate(files_of(execution)):
+        stubs.append(len(row))
+        row.append(command(Op.ENSURE, ROOT, file.path, 1, 0o644, 0, 0))
+        row.append(command(Op.WRITE, "", f"/files/{number}", file.mode, 0, 0, file.content))
+        row.append(command(Op.BIND, f"/files/{number}", ROOT, file.path))
+    row.append(command(Op.ENSURE, ROOT, execution.working_dir, 0, 0o755, 0, 0))
+    return row, stubs
+
+
+def spawn(execution: Execution) -> Command:
+    """Starts the step's command, the first process of a PID namespace: what it leaves behind dies with it."""
+    namespaces = _NEWNS | _NEWPID | _NEWIPC | (_NEWNET if execution.network is NetworkMode.NONE else 0)
+    identity = execution.identity
+    quiet = _NOSUID | _NODEV | _NOEXEC
+    values: tuple[Value, ...] = (
+        *(ROOT, namespaces, identity.uid, identity.gid),
+        *(len(identity.groups), *identity.groups),
+        *(0o022, sum(1 << number for number in _CAPABILITIES)),
+        execution.working_dir,
+        *(len(_LIMITS), *(number for limit in _LIMITS for number in limit)),
+        *(1, "proc", "/proc", "proc", quiet, ""),
+        *texts(execution.argv),
+        *texts([f"{name}={value}" for name, value in execution.environment]),
+    )
+    return Command(Op.SPAWN, values)
+
+
+def probe() -> Command:
+    """Starts the agent's own program as a process that forks once and exits with 42."""
+    capabilities = (1 << 64) - 1
+    values = ("", 0, 0, 0, 0, 0o022, capabilities, "/", 0, 0, *texts(("/init", "probe")), *texts(()))
+    return Command(Op.SPAWN, values)
+
+
+PROBE_STATUS = 42 << 8
+"""The wait status that the probe ends with."""
+
+
+def look() -> list[Command]:
+    """Asks, after a failed step, whether the kernel killed for memory, and how full the scratch disk is."""
+    return [command(Op.READ, "/proc/vmstat", 1 << 16), command(Op.STATFS, SCRATCH)]
+
+
+def collect(layers: int, stubs: Sequence[str]) -> list[Command]:
+    """Takes the root apart and writes the changed files to their disk; the last command answers with the length."""
+    row = [command(Op.UNMOUNT, "", ROOT, _DETACH)]
+    row += [command(Op.UNSTUB, UPPER, path) for path in reversed(stubs)]
+    below = {0: "", 1: "/l/1"}.get(layers, BELOW)
+    if below == BELOW:
+        options = f"lowerdir={lower_folders(layers)},{_OVERLAY}"
+        row.append(command(Op.MOUNT, "", "overlay", BELOW, "overlay", _RDONLY, options))
+    row.append(command(Op.CHANGES, UPPER, below, f"{WRITABLE_DISK}{CHANGES_PARTITION}"))
+    return row
+
+
+def seed() -> bytes:
+    """Fresh bytes for the guest's random pool."""
+    return os.urandom(64)

@@ -1,0 +1,116 @@
+"""The command line of QEMU, from a description of the machine: pure, and tested as text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from engine.vm.accelerator import Accelerator
+from engine.vm.protocol import PORT_NAME
+
+ARGV_VERSION = 1
+"""Raise it when what the guest's hardware is changes: templates made before no longer fit."""
+
+MAC = "52:54:00:6d:62:01"
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """One QEMU process. Plain file names are relative to its working directory."""
+
+    qemu: str
+    accelerator: Accelerator
+    cpus: int
+    memory: int
+    """Bytes."""
+    ram: str
+    """The file that is the guest's memory."""
+    share: bool
+    """Whether what the guest writes goes into that file; else it stays this process's own."""
+    kernel: str
+    initrd: str
+    cmdline: str
+    qmp_fd: int
+    agent_fd: int
+    """Connected stream sockets that QEMU inherits."""
+    incoming: bool = False
+    """Wait for a machine's state instead of booting."""
+    layers: str | None = None
+    """A vmdk descriptor of the read-only disk; None for a disk of zeros."""
+    writable: str | None = None
+    """A vmdk descriptor of the disk to write on; None for a disk of zeros."""
+    restrict: bool = False
+    """Whether the network leads nowhere."""
+    serial: str = "serial.log"
+
+
+def qemu_argv(spec: MachineSpec) -> list[str]:
+    """The argv that starts the machine."""
+    ram = {
+        "qom-type": "memory-backend-file",
+        "id": "ram",
+        "size": spec.memory,
+        "mem-path": spec.ram,
+        "share": spec.share,
+    }
+    argv = [
+        *(spec.qemu, "-nodefaults", "-no-user-config", "-no-reboot"),
+        *("-display", "none"),
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *("-M", _machine(spec)),
+        *("-accel", spec.accelerator.option),
+        *("-cpu", spec.accelerator.cpu),
+        *("-smp", str(spec.cpus)),
+        *("-m", f"{spec.memory >> 20}M"),
+        *("-object", json.dumps(ram)),
+        *("-kernel", spec.kernel),
+        *("-initrd", spec.initrd),
+        *("-append", spec.cmdline),
+        *("-chardev", f"file,id=serial,path={spec.serial}"),
+        *("-serial", "chardev:serial"),
+        *("-chardev", f"socket,id=qmp,fd={spec.qmp_fd}"),
+        *("-mon", "chardev=qmp,mode=control"),
+        *("-device", "virtio-serial-device,max_ports=2"),
+        *("-chardev", f"socket,id=agent,fd={spec.agent_fd}"),
+        *("-device", f"virtserialport,chardev=agent,name={PORT_NAME}"),
+        *("-netdev", f"user,id=net,ipv6=off,restrict={'on' if spec.restrict else 'off'}"),
+        *("-device", f"virtio-net-device,netdev=net,mac={MAC}"),
+        *("-blockdev", json.dumps(_disk("writable", spec.writable, read_only=False))),
+        *("-device", "virtio-blk-device,drive=writable,werror=report,rerror=report"),
+        *("-blockdev", json.dumps(_disk("layers", spec.layers, read_only=True))),
+        *("-device", "virtio-blk-device,drive=layers,werror=report,rerror=report"),
+    ]
+    return [*argv, "-incoming", "defer"] if spec.incoming else argv
+
+
+def _machine(spec: MachineSpec) -> str:
+    # KVM has its own clock and may calibrate against the PIT; under TCG on a busy host that hangs.
+    timers = "" if spec.accelerator is Accelerator.KVM else ",pit=off,pic=off"
+    return "microvm,memory-backend=ram,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off,rtc=off" + timers
+
+
+def _disk(name: str, descriptor: str | None, *, read_only: bool) -> dict[str, object]:
+    if descriptor is None:
+        return {"driver": "null-co", "node-name": name, "size": 1 << 20, "read-only": read_only}
+    return {
+        "driver": "vmdk",
+        "node-name": name,
+        "read-only": read_only,
+        "cache": {"direct": False, "no-flush": True},
+        "file": {"driver": "file", "filename": descriptor},
+    }
+
+
+def kernel_cmdline(accelerator: Accelerator, khz: int) -> str:
+    """What the guest's kernel is told; `khz` is the rate of the time stamp counter, used under TCG only."""
+    words = [
+        "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t",
+        "net.ifnames=0 audit=0 apparmor=0 selinux=0",
+        # The machine lives for one step and holds one tenant: what protects tenants from one another only costs.
+        "mitigations=off init_on_alloc=0 random.trust_cpu=off",
+        "rdinit=/init",
+    ]
+    if accelerator is Accelerator.TCG:
+        # Calibrating the counter against a timer hangs on a busy host: it is told instead. HZ is 250.
+        words.append(f"tsc=reliable tsc_early_khz={khz} lpj={khz * 4} no_timer_check nowatchdog")
+    return " ".join(words)

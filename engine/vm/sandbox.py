@@ -1,0 +1,254 @@
+"""Runs a step's command in a microVM of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.events import Observer, ignore
+from engine.vm import guest
+from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError
+from engine.vm.disks import Disks, make_disks, scratch_image
+from engine.vm.execution import Ending, Execution, Output, Result
+from engine.vm.hypervisor import Attachments, Autopsy, Hypervisor, Machine, Template
+from engine.vm.kernel import LATE_MODULES
+from engine.vm.protocol import PROTOCOL_VERSION, Op, ProtocolError, Values, command
+from engine.vm.qemu import QemuHypervisor
+from engine.vm.runfolder import run_folder, sweep
+from machinefile.errors import HostError, InterruptedBuildError
+from machinefile.steps import NetworkMode
+
+_RESTORES = 3
+_ANSWER_TIMEOUT = 5.0
+"""Seconds until a restored machine must answer; it takes 0.05."""
+_ATTACH_TIMEOUT = 60.0
+_COLLECT_TIMEOUT = 3600.0
+_FULL_BYTES = 1 << 20
+_FULL_FILES = 8
+_SIGKILL = 9
+
+
+class StalledError(Exception):
+    """A restored machine did not come to life; nothing of the user ran in it."""
+
+    def __init__(self, reason: str, autopsy: Autopsy) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.autopsy = autopsy
+
+
+@dataclass(slots=True)
+class _Run:
+    """One machine with the step in it."""
+
+    machine: Machine
+    channel: Channel
+    disks: Disks
+    stubs: tuple[str, ...] = ()
+
+
+class MicroVmSandbox:
+    """Runs commands in microVMs of a hypervisor; any number at once, from any threads.
+
+    `vm_dir` is the hypervisors' part of the store; private folders of machines are made in `runtime_dir`.
+    """
+
+    def __init__(self, hypervisor: Hypervisor, vm_dir: Path, runtime_dir: Path | None = None) -> None:
+        self._hypervisor = hypervisor
+        self._vm_dir = vm_dir
+        self._runtime_dir = runtime_dir or vm_dir / "run"
+        self._starts = 0
+        self._lock = threading.Lock()
+        self._swept = False
+
+    @property
+    def starts(self) -> int:
+        """How many microVMs were restored so far."""
+        return self._starts
+
+    @contextmanager
+    def execute(self, execution: Execution, output: Output, cancelled: threading.Event) -> Iterator[Result]:
+        """Run a command to its end; see Sandbox.
+
+        Raises HostError: `network-host-refused`, `vm-silent` (it never answered), `vm-died`, `vm-panic`, `vm-setup`,
+        `vm-protocol`, and those of templates and disks; InterruptedBuildError.
+        """
+        if execution.network is NetworkMode.HOST:
+            raise HostError(
+                "a RUN cannot have the host's network: it runs in a machine of its own",
+                code="network-host-refused",
+                hint="use --network=default; the host itself is at 10.0.2.2 there",
+            )
+        if cancelled.is_set():
+            raise InterruptedBuildError
+        self._sweep_once()
+        template = self._hypervisor.template(execution.shape, cancelled)
+        with ExitStack() as stack:
+            yield self._run(execution, template, output, cancelled, stack)
+
+    def _sweep_once(self) -> None:
+        with self._lock:
+            if not self._swept:
+                sweep(self._runtime_dir)
+                self._swept = True
+
+    def _run(
+        self,
+        execution: Execution,
+        template: Template,
+        output: Output,
+        cancelled: threading.Event,
+        stack: ExitStack,
+    ) -> Result:
+        folder = stack.enter_context(run_folder(self._runtime_dir))
+        scratch = scratch_image(self._vm_dir / "scratch", execution.shape.disk)
+        disks = make_disks(folder, execution.disks, scratch)
+        with ExitStack() as machines:
+            run = self._come_alive(execution, template, folder, disks, cancelled, machines)
+            result = _carry_out(run, execution, output)
+        if result.ending is Ending.EXITED and result.code == 0 and execution.capture:
+            return Result(result.ending, 0, stack.enter_context(disks.changes.open("rb")))
+        return result
+
+    def _come_alive(
+        self,
+        execution: Execution,
+        template: Template,
+        folder: Path,
+        disks: Disks,
+        cancelled: threading.Event,
+        machines: ExitStack,
+    ) -> _Run:
+        """Restore a machine and set it up, again if it hangs: nothing of the user has run by then."""
+        stalls: list[StalledError] = []
+        restrict = execution.network is NetworkMode.NONE
+        attachments = Attachments(folder, disks.layers, disks.writable, restrict)
+        while len(stalls) < _RESTORES:
+            with ExitStack() as attempt:
+                machine = attempt.enter_context(self._hypervisor.restore(template, attachments))
+                with self._lock:
+                    self._starts += 1
+                channel = Channel(machine.agent, _watcher(machine, cancelled))
+                try:
+                    stubs = _set_up(channel, execution, disks)
+                except (SilentGuestError, GuestGoneError) as error:
+                    reason = "it does not answer" if isinstance(error, SilentGuestError) else "it ended by itself"
+                    stalls.append(StalledError(reason, machine.autopsy()))
+                    continue
+                except GuestFailureError as error:
+                    raise HostError(
+                        f"the microVM cannot be set up: {error}\n{machine.autopsy()}",
+                        code="vm-setup",
+                        hint="a layer may be damaged: build again with --no-cache",
+                    ) from error
+                machines.enter_context(attempt.pop_all())
+                return _Run(machine, channel, disks, stubs)
+        last = stalls[-1]
+        raise HostError(
+            f"a microVM did not come to life in {_RESTORES} tries: {last.reason}\n{last.autopsy}",
+            code="vm-silent",
+            hint="run: mbuild doctor",
+        )
+
+
+def _watcher(machine: Machine, cancelled: threading.Event) -> Callable[[], None]:
+    def watch() -> None:
+        if cancelled.is_set():
+            raise InterruptedBuildError
+        if not machine.alive:
+            raise GuestGoneError
+
+    return watch
+
+
+def _set_up(channel: Channel, execution: Execution, disks: Disks) -> tuple[str, ...]:
+    """Everything up to the command's start, sent at once; gives the paths of stubs made for files."""
+    hello = channel.post([command(Op.HELLO), *guest.refresh(guest.seed(), time.time_ns())])
+    furnishing, stub_rows = guest.furnish(execution)
+    rest = channel.post([*guest.attach(disks.map, LATE_MODULES), *furnishing])
+    version = channel.collect(hello, _ANSWER_TIMEOUT)[0].number()
+    if version != PROTOCOL_VERSION:
+        raise ProtocolError(f"the agent speaks version {version}")
+    answers = channel.collect(rest, _ATTACH_TIMEOUT)[-len(furnishing) :]
+    made: list[str] = []
+    for row in stub_rows:
+        made += [answers[row].text() for _ in range(answers[row].number())]
+    return tuple(made)
+
+
+def _carry_out(run: _Run, execution: Execution, output: Output) -> Result:
+    """Run the command to its end; what goes wrong with the machine becomes an error that says what it left."""
+    try:
+        return _run_command(run, execution, output)
+    except GuestGoneError as error:
+        autopsy = run.machine.autopsy()
+        if autopsy.out_of_memory:
+            return Result(Ending.OUT_OF_MEMORY, 128 + _SIGKILL)
+        raise _broken_down(autopsy) from error
+    except (SilentGuestError, GuestFailureError, ProtocolError) as error:
+        reason = "it does not answer" if isinstance(error, SilentGuestError) else str(error)
+        raise HostError(
+            f"the microVM broke down around the step's command: {reason}\n{run.machine.autopsy()}",
+            code="vm-protocol",
+            hint="run the step again",
+        ) from error
+
+
+def _run_command(run: _Run, execution: Execution, output: Output) -> Result:
+    channel = run.channel
+    channel.on_output = output
+    posted = channel.post([guest.spawn(execution)])
+    channel.collect(posted, _ATTACH_TIMEOUT)
+    ending, code = _read_status(channel.wait_exit(posted[0][0]))
+    if ending is Ending.EXITED and code == 0:
+        if execution.capture:
+            channel.call(guest.collect(len(run.disks.map.layers), run.stubs), _COLLECT_TIMEOUT)
+        return Result(ending, code)
+    kernel, disk = channel.call(guest.look(), _ATTACH_TIMEOUT)
+    if _killed_for_memory(kernel):
+        return Result(Ending.OUT_OF_MEMORY, code)
+    if _full(disk):
+        return Result(Ending.OUT_OF_DISK, code)
+    return Result(ending, code)
+
+
+def _broken_down(autopsy: Autopsy) -> HostError:
+    code, what = ("vm-panic", "its kernel panicked") if autopsy.panicked else ("vm-died", "it ended by itself")
+    return HostError(
+        f"the microVM broke down while the step ran: {what}\n{autopsy}",
+        code=code,
+        hint="run the step again; if it breaks down each time, give it more memory with MACHINE memory=",
+    )
+
+
+def _read_status(status: int) -> tuple[Ending, int]:
+    if status & 0x7F:
+        return Ending.SIGNALLED, 128 + (status & 0x7F)
+    return Ending.EXITED, status >> 8 & 0xFF
+
+
+def _killed_for_memory(vmstat: Values) -> bool:
+    for line in vmstat.text().splitlines():
+        name, _, count = line.partition(" ")
+        if name == "oom_kill":
+            return count != "0"
+    return False
+
+
+def _full(statfs: Values) -> bool:
+    block, _, free, _, free_files = (statfs.number() for _ in range(5))
+    return block * free < _FULL_BYTES or free_files < _FULL_FILES
+
+
+class QemuSandbox(MicroVmSandbox):
+    """Runs commands in microVMs of QEMU. `vm_dir` is made if it is missing."""
+
+    def __init__(self, vm_dir: Path, runtime_dir: Path | None = None, observer: Observer = ignore) -> None:
+        vm_dir.mkdir(parents=True, exist_ok=True)
+        vm_dir = vm_dir.absolute()
+        self.hypervisor = QemuHypervisor(vm_dir, observer)
+        super().__init__(self.hypervisor, vm_dir, runtime_dir)
