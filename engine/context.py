@@ -1,0 +1,134 @@
+"""The build context: a folder of the host as a tree, without what .dockerignore leaves out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from engine.layers.entry import Entry, EntryType
+from machinefile.errors import MachinefileError, UsageError
+from machinefile.ignore import IgnoreRules
+
+_CHUNK = 1 << 20
+_NO_FOLLOW = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class Context:
+    """A folder of the host, read lazily. Owners and times of its files do not count; sockets are not there.
+
+    Nothing outside the folder is ever read: a link is followed only as if the folder were the root of a system,
+    and the host's own links are never followed by the kernel for us.
+    """
+
+    def __init__(self, root: Path, rules: IgnoreRules) -> None:
+        """Raises UsageError (`context-missing`) when there is no such folder."""
+        if not root.is_dir():
+            raise UsageError(
+                f"the build context {root} is not a folder",
+                code="context-missing",
+                hint="the last argument of mbuild names the folder whose files COPY may take",
+            )
+        self.root = root
+        self._rules = rules
+        self._entries: dict[str, Entry | None] = {"": Entry("", EntryType.DIRECTORY, 0o755)}
+        self._children: dict[str, tuple[str, ...]] = {}
+
+    def entry(self, path: str) -> Entry | None:
+        """What stands at a path; None for what is ignored or not there."""
+        if path not in self._entries:
+            parent, _, name = path.rpartition("/")
+            above = self.entry(parent)
+            there = above is not None and above.type is EntryType.DIRECTORY and name in self.children(parent)
+            if not there:
+                return None
+        return self._entries.get(path)
+
+    def children(self, path: str) -> tuple[str, ...]:
+        """The names in a directory that are not ignored, sorted by their bytes."""
+        known = self._children.get(path)
+        if known is None:
+            known = self._children[path] = tuple(self._scan(path))
+        return known
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file of the context for reading.
+
+        Raises MachinefileError (`context-changed`) when it is not a file any more, `context-unreadable`.
+        """
+        try:
+            descriptor = os.open(self.root / path, _NO_FOLLOW)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise _changed(path)
+        return os.fdopen(descriptor, "rb")
+
+    def digest(self, path: str) -> str:
+        """The sha256 of a file's content, in hex."""
+        hasher = hashlib.sha256()
+        with self.open(path) as file:
+            while chunk := file.read(_CHUNK):
+                hasher.update(chunk)
+        return hasher.hexdigest()
+
+    def _scan(self, path: str) -> list[str]:
+        try:
+            with os.scandir(self.root / path if path else self.root) as found:
+                children = sorted(found, key=lambda child: os.fsencode(child.name))
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        names = []
+        for child in children:
+            name = f"{path}/{child.name}" if path else child.name
+            is_directory = child.is_dir(follow_symlinks=False)
+            if self._rules.ignored(name) and (not is_directory or self._rules.prunes(name)):
+                continue
+            entry = self._read(name, child)
+            if entry is None:
+                continue
+            if is_directory and self._rules.ignored(name):
+                # The directory itself is left out; it is there only for what an exception brings back below it.
+                self._entries[name] = entry
+                if not self.children(name):
+                    del self._entries[name]
+                    continue
+            self._entries[name] = entry
+            names.append(child.name)
+        return names
+
+    def _read(self, name: str, child: os.DirEntry[str]) -> Entry | None:
+        try:
+            status = child.stat(follow_symlinks=False)
+            mode = stat.S_IMODE(status.st_mode)
+            match stat.S_IFMT(status.st_mode):
+                case stat.S_IFREG:
+                    return Entry(name, EntryType.FILE, mode, size=status.st_size)
+                case stat.S_IFDIR:
+                    return Entry(name, EntryType.DIRECTORY, mode)
+                case stat.S_IFLNK:
+                    return Entry(name, EntryType.SYMLINK, 0o777, link=os.readlink(child.path))
+                case stat.S_IFIFO:
+                    return Entry(name, EntryType.FIFO, mode)
+        except OSError as error:
+            raise _unreadable(name, error) from error
+        return None
+
+
+def _unreadable(path: str, error: OSError) -> MachinefileError:
+    return MachinefileError.one(
+        f"cannot read {path or '.'!r} of the build context: {error.strerror}",
+        code="context-unreadable",
+        hint="make it readable, or leave it out with .dockerignore",
+    )
+
+
+def _changed(path: str) -> MachinefileError:
+    return MachinefileError.one(
+        f"{path!r} changed while the build read it",
+        code="context-changed",
+        hint="build again when nothing writes into the context",
+    )

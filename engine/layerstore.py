@@ -1,0 +1,144 @@
+"""Layers in the store: what is in them, as disks for guests, and new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from cache.blobs import BlobWriter
+from cache.files import store_errors, write_atomically
+from cache.results import Layer
+from cache.store import Store
+from engine.bases import Bases
+from engine.images import mediatype
+from engine.layers.changes import layer_from_changes, read_changes
+from engine.layers.content import LayerFiles
+from engine.layers.disk import disk_path, make_disk, prepare_layer
+from engine.layers.index import LayerIndex
+from engine.layers.limits import LayerLimits
+from engine.layers.root import RootView
+from engine.layers.tarwrite import Item, WrittenLayer, write_layer
+from machinefile.errors import StoreError
+
+Layers = tuple[Layer, ...]
+
+
+class LayerStore:
+    """The layers of one build. A base's layer is pulled when it is first looked into.
+
+        layers/<diff id>       what is in the layer (LayerIndex)
+        disks/<id>.squashfs    the layer for a guest
+
+    Both are made from the blob and can be made again; they are written whole, under the lock of the layer.
+    """
+
+    def __init__(self, store: Store, bases: Bases, limits: LayerLimits | None = None) -> None:
+        self._store = store
+        self._bases = bases
+        self.limits = limits or LayerLimits.from_environment()
+        """How large a layer, or an archive, may be."""
+        self._indexes: dict[str, LayerIndex] = {}
+        self._views: dict[tuple[str, ...], RootView] = {}
+
+    def folder(self) -> Path:
+        """A new empty folder for temporary files."""
+        return self._store.folder()
+
+    def view(self, layers: Layers) -> RootView:
+        """The file system that layers make together, lowest first.
+
+        Raises TransferError, UntrustedDataError, StoreError when a layer cannot be had or is not what it should be.
+        """
+        key = tuple(layer.diff_id for layer in layers)
+        if key not in self._views:
+            self._views[key] = RootView([self._index(layers[:number], layer) for number, layer in enumerate(layers)])
+        return self._views[key]
+
+    def disks(self, layers: Layers) -> tuple[Path, ...]:
+        """A squashfs for each layer, lowest first. Raises as `view`, and HostError."""
+        return tuple(self._disk(layers[:number], layer) for number, layer in enumerate(layers))
+
+    def files(self, layers: Layers) -> LayerFiles:
+        """The contents of the files of layers."""
+        indexes = self.view(layers).indexes
+        return LayerFiles(indexes, [self._opener(layer) for layer in layers], self.limits)
+
+    def write(self, items: Iterable[Item]) -> Layer | None:
+        """A new layer of these entries in the store; None when there are none. Raises HostError, StoreError."""
+        listed = list(items)
+        return self._keep(lambda out: write_layer(listed, out)) if listed else None
+
+    def add_changes(self, stream: BinaryIO) -> Layer | None:
+        """A new layer of what a guest changed (a change stream); None when it changed nothing.
+
+        Raises UntrustedDataError when the stream makes no sense.
+        """
+        changes = read_changes(stream, self.limits)
+        return None if changes.is_empty else self._keep(lambda out: layer_from_changes(changes, out))
+
+    def _keep(self, write: Callable[[BlobWriter], WrittenLayer]) -> Layer:
+        with self._store.blobs.writer() as writer:
+            written = write(writer)
+        self._remember(written.index)
+        return Layer(written.diff_id, written.diff_id, written.size, mediatype.OCI_LAYER)
+
+    def _index(self, below: Layers, layer: Layer) -> LayerIndex:
+        found = self._indexes.get(layer.diff_id) or self._load(layer.diff_id)
+        if found is None:
+            with self._store.lock(f"layer {layer.diff_id}"):
+                found = self._load(layer.diff_id) or self._prepare(below, layer)
+        self._indexes[layer.diff_id] = found
+        return found
+
+    def _prepare(self, below: Layers, layer: Layer) -> LayerIndex:
+        """One pass over the blob checks it, indexes it and makes the disk that a RUN on it is going to want."""
+        with self._open(layer) as blob:
+            prepared = prepare_layer(
+                blob,
+                diff_id=layer.diff_id,
+                limits=self.limits,
+                folder=self._disk_folder,
+                below=self.view(below),
+                scratch=self._store.temporary,
+            )
+        self._remember(prepared.index)
+        return prepared.index
+
+    def _disk(self, below: Layers, layer: Layer) -> Path:
+        index, under = self._index(below, layer), self.view(below)
+        path = disk_path(self._disk_folder, index, under)
+        if not path.exists():
+            with self._store.lock(f"layer {layer.diff_id}"), self._open(layer) as blob:
+                make_disk(
+                    blob,
+                    self._disk_folder,
+                    index=index,
+                    below=under,
+                    limits=self.limits,
+                    scratch=self._store.temporary,
+                )
+        return path
+
+    def _load(self, diff_id: str) -> LayerIndex | None:
+        try:
+            found = LayerIndex.from_bytes(self._store.derived("layers", diff_id).read_bytes())
+        except (FileNotFoundError, StoreError):
+            return None
+        return found if found.diff_id == diff_id else None
+
+    def _remember(self, index: LayerIndex) -> None:
+        self._indexes[index.diff_id] = index
+        with store_errors("writing what is in a layer"):
+            write_atomically(self._store.derived("layers", index.diff_id), index.to_bytes(), self._store.temporary)
+
+    def _opener(self, layer: Layer) -> Callable[[], BinaryIO]:
+        return lambda: self._open(layer)
+
+    def _open(self, layer: Layer) -> BinaryIO:
+        self._bases.pull(layer)
+        return self._store.blobs.open(layer.digest)
+
+    @property
+    def _disk_folder(self) -> Path:
+        return self._store.root / "disks"

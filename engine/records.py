@@ -1,0 +1,179 @@
+"""The record of each step: what its key is made of. See cache/keys.py for what is left out, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from cache.keys import Record, Value
+from engine.layers.entry import EntryType
+from engine.steps.copy import match_sources
+from engine.steps.tree import Tree
+from machinefile.ignore import IgnoreRules
+from machinefile.platform import Platform
+from machinefile.steps import (
+    Copy,
+    From,
+    FromContext,
+    FromStep,
+    InlineFile,
+    Metadata,
+    Mount,
+    Origin,
+    RemoteSource,
+    Run,
+    Step,
+    Workdir,
+)
+
+
+class HashedTree(Tree, Protocol):
+    """A tree whose files can be hashed."""
+
+    def digest(self, path: str) -> str:
+        """The sha256 of a file's content, in hex."""
+        ...
+
+
+def record_of(
+    step: Step,
+    platform: Platform,
+    identity: Callable[[str], str],
+    contexts: Mapping[str, HashedTree],
+) -> Record:
+    """The record of a step.
+
+    `identity` gives what stands for another step in it: its definition key for this step's definition key, a
+    digest of its layers for the content key.
+    """
+    operation = step.operation
+    common: tuple[tuple[str, Value], ...] = (
+        ("platform", str(platform)),
+        ("parent", identity(step.parent) if step.parent is not None else None),
+        ("inputs", tuple(identity(needed) for needed in step.inputs)),
+    )
+    match operation:
+        case From():
+            return Record("from", (("platform", str(platform)), ("digest", operation.digest)))
+        case Run():
+            return Record("run", common + _run(operation, step.inputs, contexts))
+        case Copy():
+            return Record("copy", common + _copy(operation, step.inputs, contexts))
+        case RemoteSource():
+            return Record("remote", common + _remote(operation))
+        case Workdir():
+            return Record("workdir", (*common, ("path", operation.path), ("user", operation.user)))
+        case Metadata():
+            return Record("metadata", (*common, ("name", operation.name), ("arguments", operation.arguments)))
+
+
+def _run(operation: Run, inputs: tuple[str, ...], contexts: Mapping[str, HashedTree]) -> tuple[tuple[str, Value], ...]:
+    return (
+        ("argv", operation.argv),
+        ("environment", operation.environment),
+        ("user", operation.user),
+        ("working_dir", operation.working_dir),
+        ("network", operation.network.value),
+        ("mounts", tuple(_mount(mount, inputs, contexts) for mount in operation.mounts)),
+        ("files", _inline(operation.files)),
+    )
+
+
+def _mount(mount: Mount, inputs: tuple[str, ...], contexts: Mapping[str, HashedTree]) -> Value:
+    files: Value = None
+    if isinstance(mount.origin, FromContext):
+        context = contexts[mount.origin.name]
+        files = tuple(_listing(context, mount.source.strip("/"), None))
+    return (
+        mount.type.value,
+        mount.target,
+        _origin(mount.origin, inputs),
+        files,
+        mount.source,
+        mount.read_only,
+        mount.id,
+        mount.sharing.value,
+        mount.required,
+        mount.environment,
+        (mount.mode, mount.uid, mount.gid, mount.size),
+    )
+
+
+def _copy(
+    operation: Copy, inputs: tuple[str, ...], contexts: Mapping[str, HashedTree]
+) -> tuple[tuple[str, Value], ...]:
+    files: Value = None
+    if isinstance(operation.origin, FromContext):
+        files = _copied_files(operation, contexts[operation.origin.name])
+    return (
+        ("origin", _origin(operation.origin, inputs)),
+        # Of files from the context only what they are counts, not the pattern that found them.
+        ("sources", operation.sources if files is None else None),
+        ("files", files),
+        ("inline", _inline(operation.files)),
+        ("destination", operation.destination),
+        ("into_directory", operation.into_directory),
+        ("owner", operation.owner),
+        ("mode", operation.mode),
+        ("link", operation.link),
+        ("parents", operation.parents),
+        ("exclude", operation.exclude),
+        ("unpack", operation.unpack),
+    )
+
+
+def _copied_files(operation: Copy, context: HashedTree) -> Value:
+    excluded = IgnoreRules.parse("\n".join(operation.exclude)) if operation.exclude else None
+    name_of_origin = isinstance(operation.origin, FromContext) and operation.origin.name
+    where = f"the context {name_of_origin!r}" if name_of_origin else "the build context"
+    return tuple(
+        (
+            matched.name if operation.parents else matched.name.rpartition("/")[2],
+            tuple(_listing(context, matched.path, excluded)),
+        )
+        for matched in match_sources(operation, context, where=where)
+    )
+
+
+def _listing(context: HashedTree, top: str, excluded: IgnoreRules | None) -> Iterable[Value]:
+    """Everything at and below a path: relative path, type, mode, and the content's digest or the link's target."""
+    todo = [""]
+    while todo:
+        below = todo.pop()
+        path = "/".join(filter(None, (top, below)))
+        entry = context.entry(path)
+        if entry is None or (below and excluded is not None and excluded.ignored(below)):
+            continue
+        is_directory = entry.type is EntryType.DIRECTORY
+        about = context.digest(path) if entry.type is EntryType.FILE else entry.link
+        # A directory that is copied gives its contents: its own mode stays behind.
+        yield (below, entry.type.value, 0 if is_directory and not below else entry.mode, about)
+        if is_directory:
+            todo += ["/".join(filter(None, (below, name))) for name in reversed(context.children(path))]
+
+
+def _remote(operation: RemoteSource) -> tuple[tuple[str, Value], ...]:
+    return (
+        ("url", operation.url),
+        ("checksum", operation.checksum),
+        ("keep_git_dir", operation.keep_git_dir),
+        ("destination", operation.destination),
+        ("into_directory", operation.into_directory),
+        ("owner", operation.owner),
+        ("mode", operation.mode),
+        ("link", operation.link),
+        ("unpack", operation.unpack),
+        ("exclude", operation.exclude),
+    )
+
+
+def _origin(origin: Origin, inputs: tuple[str, ...]) -> Value:
+    """A stage counts by its place among the step's inputs: what it holds is said there, its name means nothing."""
+    if isinstance(origin, FromStep):
+        return ("step", inputs.index(origin.step))
+    # A context counts by its files alone.
+    return ("context",) if isinstance(origin, FromContext) else ("nothing",)
+
+
+def _inline(files: tuple[InlineFile, ...]) -> Value:
+    return tuple((file.name, file.content) for file in files)

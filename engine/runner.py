@@ -1,0 +1,90 @@
+"""Starting an image of the store in a microVM."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from dataclasses import dataclass
+
+from cache.results import Layer
+from cache.store import Store
+from engine.bases import Bases
+from engine.images import mediatype
+from engine.images.config import ImageConfiguration, parse_configuration
+from engine.images.manifest import Manifest, parse_manifest
+from engine.images.reference import Reference
+from engine.images.source import ImageSource
+from engine.layerstore import LayerStore
+from engine.steps.run import with_home
+from engine.vm.execution import Execution, Identity, Output, Sandbox
+from machinefile.errors import UsageError
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image of the store, ready to be started."""
+
+    configuration: ImageConfiguration
+    layers: tuple[Layer, ...]
+
+
+def find_image(store: Store, name: str) -> StoredImage:
+    """The image that the store keeps under a name. Raises UsageError (`image-unknown`), StoreError."""
+    canonical = str(Reference.parse(name))
+    named = store.names.get(canonical)
+    if named is None:
+        known = {str(Reference.parse(image.name).short): image for image in store.names.all()}
+        near = difflib.get_close_matches(name, known, n=1)
+        raise UsageError(
+            f"the store has no image {name!r}",
+            code="image-unknown",
+            hint=f"did you mean {near[0]}?" if near else "build one with mbuild -t NAME; mbuild images lists them",
+        )
+    manifest = parse_manifest(store.blobs.read(named.digest))
+    if not isinstance(manifest, Manifest):
+        raise UsageError(f"{name!r} is an index of several images", code="image-unknown")
+    configuration = parse_configuration(store.blobs.read(manifest.config.digest))
+    layers = tuple(
+        Layer(diff_id, layer.digest, layer.size, layer.media_type or mediatype.OCI_LAYER_GZIP)
+        for layer, diff_id in zip(manifest.layers, configuration.diff_ids, strict=True)
+    )
+    return StoredImage(configuration, layers)
+
+
+def run_image(
+    image: StoredImage,
+    command: tuple[str, ...],
+    store: Store,
+    source: ImageSource,
+    sandbox: Sandbox,
+    output: Output,
+    cancelled: threading.Event,
+) -> int:
+    """Start the image as `docker run` does, `command` in place of its CMD, and give the exit code.
+
+    Raises UsageError (`command-missing`), StepError (`user-unknown`), HostError, InterruptedBuildError.
+    """
+    config = image.configuration.config
+    argv = (*(config.entrypoint or ()), *(command or config.cmd or ()))
+    if not argv:
+        raise UsageError(
+            "the image has no ENTRYPOINT and no CMD",
+            code="command-missing",
+            hint="say what to run: mbuild run NAME CMD",
+        )
+    layers = LayerStore(store, Bases(store, source, lambda event: None, cancelled))
+    account = layers.view(image.layers).users.account(config.user)
+    environment = dict(config.env)
+    environment.setdefault("PATH", DEFAULT_PATH)
+    execution = Execution(
+        disks=layers.disks(image.layers),
+        argv=argv,
+        environment=with_home(tuple(sorted(environment.items())), account),
+        identity=Identity(account.uid, account.gid, account.groups),
+        working_dir=config.working_dir or "/",
+        capture=False,
+    )
+    with sandbox.execute(execution, output, cancelled) as result:
+        return result.code

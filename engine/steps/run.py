@@ -1,0 +1,104 @@
+"""RUN carried out: the command in a microVM of its own, and what it changed as a layer."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from cache.results import Layer
+from engine.layers.entry import NORMAL_TIME
+from engine.layers.users import Account
+from engine.layerstore import LayerStore
+from engine.vm.execution import Ending, Execution, GuestFile, Identity, Output, Result, Sandbox
+from machinefile.errors import StepError
+from machinefile.imageconfig import Pairs
+from machinefile.steps import Run
+
+_SIGNAL_BASE = 128
+
+
+def run_step(
+    operation: Run,
+    below: tuple[Layer, ...],
+    layers: LayerStore,
+    sandbox: Sandbox,
+    output: Output,
+    cancelled: threading.Event,
+) -> Layer | None:
+    """Run the command; give the layer it made, None when it changed nothing.
+
+    Raises StepError: `user-unknown`, `run-failed`, `run-killed`, `run-out-of-memory`, `run-out-of-disk`; HostError;
+    InterruptedBuildError.
+    """
+    account = layers.view(below).users.account(operation.user)
+    execution = Execution(
+        disks=layers.disks(below),
+        argv=operation.argv,
+        environment=with_home(_environment(operation), account),
+        identity=Identity(account.uid, account.gid, account.groups),
+        working_dir=operation.working_dir,
+        shape=operation.shape,
+        network=operation.network,
+        files=tuple(
+            GuestFile(file.name, file.content.encode("utf-8", "surrogateescape"), 0o755) for file in operation.files
+        ),
+    )
+    with sandbox.execute(execution, output, cancelled) as result:
+        if result.ending is not Ending.EXITED or result.code:
+            raise _failure(operation, result)
+        if result.changes is None:
+            raise AssertionError("the sandbox was asked for the changes")
+        return layers.add_changes(result.changes)
+
+
+def _environment(operation: Run) -> Pairs:
+    """What the step declares, and what every step sees: the proxies given, and the one time of all layers, so that
+    what a tool writes by SOURCE_DATE_EPOCH stays true when the layer is stamped."""
+    environment = {**dict(operation.proxy), "SOURCE_DATE_EPOCH": str(NORMAL_TIME), **dict(operation.environment)}
+    return tuple(sorted(environment.items()))
+
+
+def with_home(environment: Pairs, account: Account) -> Pairs:
+    """The environment with HOME, which Docker takes from the image's etc/passwd unless it is set."""
+    if any(name == "HOME" for name, _ in environment):
+        return environment
+    return tuple(sorted((*environment, ("HOME", account.home))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    code: str
+    text: str
+    hint: str
+
+
+_ENDINGS = {
+    Ending.OUT_OF_MEMORY: _Words(
+        "run-out-of-memory", "ran out of memory", "give its stage more: MACHINE memory=4G, or let it do less at once"
+    ),
+    Ending.OUT_OF_DISK: _Words(
+        "run-out-of-disk", "filled its disk", "give its stage more: MACHINE disk=40G, or let it write less"
+    ),
+}
+
+
+def _failure(operation: Run, result: Result) -> StepError:
+    command = _shown(operation.argv)
+    if result.ending is Ending.SIGNALLED:
+        return StepError(
+            f"the command {command} was killed by signal {result.code - _SIGNAL_BASE} (exit code {result.code})",
+            code="run-killed",
+        )
+    if result.ending in _ENDINGS:
+        words = _ENDINGS[result.ending]
+        return StepError(f"the command {command} {words.text}", code=words.code, hint=words.hint)
+    hint = {
+        126: "exit code 126: the program is there and cannot be executed",
+        127: "exit code 127: the shell or the program was not found in the image",
+    }.get(result.code, "")
+    return StepError(f"the command {command} failed with exit code {result.code}", code="run-failed", hint=hint)
+
+
+def _shown(argv: tuple[str, ...], limit: int = 120) -> str:
+    text = " ".join(" ".join(argv).split())
+    return f"`{text if len(text) <= limit else text[: limit - 1] + '…'}`"

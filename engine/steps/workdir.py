@@ -1,0 +1,38 @@
+"""WORKDIR carried out: a directory made where it is missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cache.results import Layer
+from engine.layers.entry import NORMAL_TIME, Entry, EntryType
+from engine.layers.names import ancestors_of
+from engine.layers.tarwrite import Item
+from engine.layerstore import LayerStore
+from machinefile.errors import MachinefileError
+from machinefile.steps import Workdir
+
+
+def make_workdir(operation: Workdir, below: tuple[Layer, ...], layers: LayerStore) -> Layer | None:
+    """The layer with the directory and those above it that were missing; None where it is there already.
+
+    They are 0755 and belong to the USER in force, as BuildKit makes them.
+    Raises MachinefileError (`copy-conflict`) where something that is no directory is in the way.
+    """
+    view = layers.view(below)
+    account = view.users.account(operation.user)
+    path = view.resolve(operation.path)
+    entries: list[Entry] = []
+    missing = 0
+    for step in (*ancestors_of(path), path):
+        located = view.lookup(step)
+        if located is None:
+            missing += 1
+            entries.append(Entry(step, EntryType.DIRECTORY, 0o755, account.uid, account.gid))
+        elif located.entry.type is not EntryType.DIRECTORY:
+            raise MachinefileError.one(
+                f"WORKDIR {operation.path}: /{step} is there and is not a directory", code="copy-conflict"
+            )
+        elif step:
+            entries.append(replace(located.entry, mtime=NORMAL_TIME, opaque=False))
+    return layers.write([Item(entry) for entry in entries]) if missing else None

@@ -1,0 +1,55 @@
+"""What a Machinefile may say and this engine cannot do yet: refused before anything runs, never ignored."""
+
+from __future__ import annotations
+
+from machinefile.errors import MachinefileError, Problem
+from machinefile.platform import native
+from machinefile.steps import BuildGraph, Copy, FromContext, NetworkMode, RemoteSource, Run, Step
+
+
+def check_supported(graph: BuildGraph, contexts: frozenset[str]) -> None:
+    """Raises MachinefileError with everything in the graph that cannot be done. `contexts` are the known ones."""
+    problems = [problem for step in graph.steps for problem in _problems(step, graph, contexts)]
+    if graph.snapshot is not None:
+        problems.append(_unsupported("SNAPSHOT", "machines cannot be made yet", graph.steps[-1]))
+    if problems:
+        raise MachinefileError(problems)
+
+
+def _problems(step: Step, graph: BuildGraph, contexts: frozenset[str]) -> list[Problem]:
+    match step.operation:
+        case Run() as run:
+            return _run_problems(step, run, graph)
+        case RemoteSource() as source:
+            return [_unsupported("ADD", f"files from afar ({source.url}) cannot be added yet", step)]
+        case Copy() as copy:
+            found = []
+            if isinstance(copy.origin, FromContext) and copy.origin.name not in contexts:
+                found.append(_unsupported("--from", f"the context {copy.origin.name!r} is not given", step))
+            return found
+        case _:
+            return []
+
+
+def _run_problems(step: Step, run: Run, graph: BuildGraph) -> list[Problem]:
+    found = [
+        _unsupported(f"RUN --mount=type={mount.type.value}", "mounts cannot be made yet", step) for mount in run.mounts
+    ]
+    if run.network is NetworkMode.HOST:
+        found.append(
+            Problem(
+                "RUN --network=host is refused: a step never shares the host's network",
+                "network-host-refused",
+                step.span,
+                "leave it out for a network of its own with the outside reachable, or use --network=none",
+            )
+        )
+    if graph.platform.architecture != native().architecture:
+        found.append(
+            _unsupported("RUN", f"a step for {graph.platform} cannot run on this machine, which is {native()}", step)
+        )
+    return found
+
+
+def _unsupported(what: str, why: str, step: Step) -> Problem:
+    return Problem(f"{what} is not supported: {why}", "unsupported", step.span)

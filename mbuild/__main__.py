@@ -1,0 +1,66 @@
+"""The command `mbuild`."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from machinefile.errors import InterruptedBuildError, MbuildError
+from mbuild.report import render
+
+_COMMANDS = ("build", "plan", "parse", "run", "images", "doctor")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code: see machinefile/errors.py for what each means."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    cancelled = threading.Event()
+    _watch_signals(cancelled)
+    name = arguments.pop(0) if arguments and arguments[0] in _COMMANDS else "build"
+    try:
+        return _command(name)(arguments, cancelled)
+    except KeyboardInterrupt:
+        return _fail(InterruptedBuildError())
+    except MbuildError as error:
+        return _fail(error)
+    except BrokenPipeError:
+        # Who read our output has gone; there is nobody to tell.
+        sys.stdout = None  # or Python complains once more when it exits
+        return 1
+    except RecursionError:
+        return _fail(MbuildError("something is nested too deeply", code="too-deep"))
+
+
+def _command(name: str) -> Callable[[Sequence[str], threading.Event], int]:
+    # Each command imports what it needs and nothing more: a plan needs no VM, a list of images no parser.
+    command: Callable[[Sequence[str], threading.Event], int]
+    command = importlib.import_module(f"mbuild.commands.{name}").main
+    return command
+
+
+def _fail(error: MbuildError) -> int:
+    print(render(error), file=sys.stderr)
+    return error.exit_code
+
+
+def _watch_signals(cancelled: threading.Event) -> None:
+    """The first Ctrl-C or SIGTERM stops the build in order; later ones must not disturb that."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if not cancelled.is_set():
+            cancelled.set()
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

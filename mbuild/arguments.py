@@ -1,0 +1,93 @@
+"""The options of the commands, with docker build's names and meanings where it has them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from machinefile.errors import UsageError
+
+_LATER = {
+    "--secret": 1,
+    "--ssh": 1,
+    "--annotation": 1,
+    "--add-host": 1,
+    "--network": 1,
+    "--build-context": 1,
+    "--cache-from": 1,
+    "--cache-to": 1,
+    "--no-cache-filter": 1,
+    "--check": 0,
+    "--push": 0,
+    "--load": 0,
+    "--attest": 1,
+    "--allow": 1,
+}
+"""Words of docker build that are understood and cannot be done yet, with how many arguments each takes."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises UsageError (`usage`) and suggests the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse."""
+        raise UsageError(f"{self.prog}: {message}", code="usage", hint=f"see {self.prog} --help")
+
+
+class _NotYet(argparse.Action):
+    def __call__(self, parser: object, namespace: object, values: object, option_string: str | None = None) -> None:
+        raise UsageError(
+            f"{option_string} is not supported yet", code="unsupported", hint="see docs/cli.md for what is"
+        )
+
+
+def add_build_options(parser: argparse.ArgumentParser) -> None:
+    """Everything that says what is built: shared by build and plan."""
+    add = parser.add_argument
+    add("context", nargs="?", default=".", help="the folder whose files COPY may take (default: this one)")
+    add(
+        "-f",
+        "--file",
+        default="",
+        metavar="FILE",
+        help="the Machinefile (default: Machinefile, then Dockerfile); - reads standard input",
+    )
+    add("--target", default="", metavar="STAGE", help="the stage to build (default: the last)")
+    add(
+        "--build-arg",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="give an ARG a value; without one, that of the environment",
+    )
+    add("--label", action="append", default=[], metavar="NAME=VALUE", help="put a label on the image")
+    add("--platform", default="", metavar="OS/ARCH", help="what the image is to run on (default: this machine)")
+    add("--no-cache", action="store_true", help="run every step, whatever the store holds")
+    add("--pull", action="store_true", help="ask the registry for every base (always done: a name is looked up anew)")
+    add_store_option(parser)
+    for flag, arguments in _LATER.items():
+        add(flag, action=_NotYet, nargs=arguments, help=argparse.SUPPRESS)
+
+
+def add_store_option(parser: argparse.ArgumentParser) -> None:
+    """--cache-dir."""
+    parser.add_argument(
+        "--cache-dir", default="", metavar="DIR", help="the store (default: MBUILD_CACHE_DIR, then ~/.cache/mbuild)"
+    )
+
+
+def add_format_option(parser: argparse.ArgumentParser) -> None:
+    """--format."""
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print (default: text)")
+
+
+def pairs(values: Sequence[str], option: str) -> tuple[tuple[str, str], ...]:
+    """NAME=VALUE options; a later one for the same name wins. Raises UsageError (`usage`)."""
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{option} {value}: this is not NAME=VALUE", code="usage")
+        found[name] = rest
+    return tuple(found.items())

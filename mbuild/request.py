@@ -1,0 +1,121 @@
+"""From options to a build request: reads the Machinefile and .dockerignore."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from engine.driver import BuildRequest
+from engine.images.reference import Reference
+from engine.output.spec import parse_output
+from machinefile.errors import UsageError
+from machinefile.ignore import IgnoreRules
+from machinefile.instructions import Machinefile
+from machinefile.options import BuildOptions
+from machinefile.parser import parse
+from machinefile.platform import Platform, native
+from machinefile.source import Source
+from mbuild.arguments import pairs
+
+MAX_MACHINEFILE_BYTES = 16 << 20
+_DEFAULTS = ("Machinefile", "Dockerfile")
+
+
+def read_request(options: argparse.Namespace) -> BuildRequest:
+    """Raises UsageError (`machinefile-missing`, `context-missing`, ...) and MachinefileError."""
+    context = Path(options.context)
+    if "://" in options.context or options.context == "-":
+        raise UsageError(
+            f"the build context {options.context!r} must be a folder of this machine",
+            code="context-unsupported",
+            hint="fetch it first, then name the folder",
+        )
+    if not context.is_dir():
+        raise UsageError(
+            f"the build context {context} is not a folder",
+            code="context-missing",
+            hint="the last argument of mbuild names the folder whose files COPY may take",
+        )
+    path = find_machinefile(options.file, context)
+    return BuildRequest(
+        machinefile=read_machinefile(path),
+        context=context,
+        ignore=_ignore_rules(path, context),
+        options=_build_options(options),
+        names=tuple(str(Reference.parse(name)) for name in getattr(options, "tag", ())),
+        outputs=tuple(parse_output(text) for text in getattr(options, "output", ())),
+        use_cache=not options.no_cache,
+    )
+
+
+def find_machinefile(given: str, context: Path) -> Path | None:
+    """The file to read; None for standard input. Raises UsageError (`machinefile-missing`)."""
+    if given == "-":
+        return None
+    candidates = [Path(given)] if given else [context / name for name in _DEFAULTS]
+    for path in candidates:
+        if path.is_file():
+            return path
+    # As docker build has it, -f may also be meant relative to the context.
+    if given and (context / given).is_file():
+        return context / given
+    what = given or " and no ".join(_DEFAULTS)
+    raise UsageError(
+        f"there is no {what}" + ("" if given else f" in {context}"),
+        code="machinefile-missing",
+        hint="name it with -f FILE",
+    )
+
+
+def read_machinefile(path: Path | None) -> Machinefile:
+    """Read and parse. Raises UsageError (`machinefile-unreadable`) and MachinefileError."""
+    try:
+        data = path.read_bytes() if path else sys.stdin.buffer.read(MAX_MACHINEFILE_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", code="machinefile-unreadable") from error
+    if len(data) > MAX_MACHINEFILE_BYTES:
+        raise UsageError(f"{path or '-'} is larger than 16 MiB", code="machinefile-unreadable")
+    return parse(Source(str(path or "-"), data.decode("utf-8", "surrogateescape")))
+
+
+def _ignore_rules(path: Path | None, context: Path) -> IgnoreRules:
+    """FILE.dockerignore beside the Machinefile wins over .dockerignore in the context."""
+    candidates = [context / ".dockerignore"]
+    if path:
+        candidates.insert(0, path.with_name(path.name + ".dockerignore"))
+    for candidate in candidates:
+        if candidate.is_file():
+            try:
+                return IgnoreRules.parse(candidate.read_text("utf-8", "surrogateescape"))
+            except OSError as error:
+                raise UsageError(f"cannot read {candidate}: {error.strerror}", code="ignore-unreadable") from error
+    return IgnoreRules.parse("")
+
+
+def _build_options(options: argparse.Namespace) -> BuildOptions:
+    try:
+        platform = Platform.parse(options.platform) if options.platform else native()
+    except ValueError as error:
+        raise UsageError(f"--platform: {error}", code="usage", hint="write it as linux/amd64") from error
+    return BuildOptions(
+        target=options.target or None,
+        build_args=_build_args(options.build_arg),
+        platform=platform,
+        build_platform=native(),
+        labels=pairs(options.label, "--label"),
+    )
+
+
+def _build_args(values: list[str]) -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not name:
+            raise UsageError(f"--build-arg {value}: the name is missing", code="usage")
+        if equals:
+            found[name] = rest
+        elif name in os.environ:
+            found[name] = os.environ[name]
+    return tuple(found.items())

@@ -1,0 +1,43 @@
+"""What the commands share: the store, the sources of images, the hypervisor, put together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cache.store import Store, default_folder
+from engine.events import Observer
+
+if TYPE_CHECKING:
+    from engine.driver import Driver
+    from engine.vm.execution import Sandbox
+
+
+def open_store(folder: str) -> Store:
+    """The store that --cache-dir names, or the default one."""
+    return Store(Path(folder) if folder else default_folder())
+
+
+def make_sandbox(store: Store, observer: Observer) -> Sandbox:
+    """The hypervisor of this machine."""
+    from engine.vm.sandbox import QemuSandbox
+
+    return QemuSandbox(store.vm_folder, observer=observer)
+
+
+@contextmanager
+def open_driver(cache_dir: str, observer: Observer, cancelled: threading.Event) -> Iterator[Driver]:
+    """A driver over the store and the network of this machine."""
+    from engine.driver import Driver
+    from engine.images.source import ImageSources
+
+    with open_store(cache_dir) as store:
+
+        def stored(digest: str) -> bytes | None:
+            return store.blobs.read(digest) if store.blobs.has(digest) else None
+
+        with ImageSources(Path.cwd(), observer=observer, stored=stored, cancelled=cancelled) as source:
+            yield Driver(store, source, lambda: make_sandbox(store, observer), observer, cancelled)
