@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NoReturn
 
 from cache.index import Kind
 from cache.results import Layer, StepResult
@@ -18,7 +20,7 @@ from engine.records import record_of
 from engine.steps import local, run, workdir
 from engine.vm.execution import Sandbox
 from machinefile.errors import InterruptedBuildError, MbuildError
-from machinefile.steps import Copy, From, FromContext, FromStep, Run, Workdir
+from machinefile.steps import Copy, From, FromContext, FromStep, Metadata, Run, Step, Workdir
 
 
 class Build:
@@ -51,6 +53,7 @@ class Build:
             for planned in plan.steps
             if planned.result is not None or isinstance(planned.step.operation, From)
         }
+        self._labels: dict[str, str] = {}
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
 
@@ -61,14 +64,39 @@ class Build:
         """
         to_run = self._plan.to_run()
         missing = {planned.step.id for planned in to_run}
-        counted = self._plan.counted()
-        self._tell(Planned(tuple((planned.step.id, label(planned)) for planned in counted)))
-        for planned in counted:
-            if planned.step.id not in missing and not isinstance(planned.step.operation, From):
-                self._tell(StepEnded(planned.step.id, label(planned), Outcome.CACHED))
+        shown = [planned for planned in self._plan.steps if not isinstance(planned.step.operation, Metadata)]
+        self._labels = _labels(shown)
+        self._tell(Planned(tuple(self._labels.items())))
+        needed = {self._plan.root_of(step_id) for step_id in (*self._sources(to_run), self._plan.graph.result)}
+        for planned in shown:
+            if planned.step.id in needed and not planned.hit:
+                self._pull(planned)
+            elif planned.step.id not in missing:
+                self._tell(StepEnded(planned.step.id, self._labels[planned.step.id], Outcome.CACHED))
         for planned in to_run:
             self._results[planned.step.id] = self._bring(planned)
         return self._results[self._plan.graph.result]
+
+    def _sources(self, to_run: Sequence[PlannedStep]) -> Iterator[str]:
+        """The steps whose files the steps to run read."""
+        for planned in to_run:
+            yield from (needed for needed in (planned.step.parent, *planned.step.inputs) if needed is not None)
+
+    def _pull(self, planned: PlannedStep) -> None:
+        step, name = planned.step, self._labels[planned.step.id]
+        self._tell(StepStarted(step.id, name))
+        begun = time.monotonic()
+        try:
+            self._bases.pull_all(self._plan.bases[step.id])
+        except MbuildError as error:
+            self._fail(step, begun, error)
+        self._tell(StepEnded(step.id, name, Outcome.DONE, time.monotonic() - begun))
+
+    def _fail(self, step: Step, begun: float, error: MbuildError) -> NoReturn:
+        stopped = isinstance(error, InterruptedBuildError)
+        outcome = Outcome.CANCELLED if stopped else Outcome.FAILED
+        self._tell(StepEnded(step.id, self._labels[step.id], outcome, time.monotonic() - begun, error.message))
+        raise located(error, step) from error
 
     def layers_of(self, step_id: str) -> tuple[Layer, ...]:
         """All layers of a step's file system, its base's first."""
@@ -77,7 +105,7 @@ class Build:
     def _bring(self, planned: PlannedStep) -> StepResult:
         if self._cancelled.is_set():
             raise InterruptedBuildError
-        name = label(planned)
+        name = self._labels[planned.step.id]
 
         def waiting() -> None:
             self._tell(Note(f"waiting for another mbuild that builds {name}"))
@@ -112,10 +140,7 @@ class Build:
         try:
             added = self._execute(planned)
         except MbuildError as error:
-            stopped = isinstance(error, InterruptedBuildError)
-            outcome = Outcome.CANCELLED if stopped else Outcome.FAILED
-            self._tell(StepEnded(step.id, name, outcome, time.monotonic() - begun, error.message))
-            raise located(error, step) from error
+            self._fail(step, begun, error)
         seconds = time.monotonic() - begun
         result = StepResult((*self._result_below(planned).steps, added), round(seconds, 3), time.time())
         self._store.keep(planned.record, self._content_key(planned), result)
@@ -159,6 +184,13 @@ class Build:
         return record_of(planned.step, self._plan.graph.platform, identity, self._contexts).key()
 
 
-def label(planned: PlannedStep) -> str:
-    """How a step is shown: its stage and what it says."""
-    return f"[{planned.step.stage}] {planned.step.instruction}"
+def _labels(shown: Sequence[PlannedStep]) -> dict[str, str]:
+    """How steps are shown: `[stage 2/4] RUN make`, counted within the stage."""
+    sizes = Counter(planned.step.stage for planned in shown)
+    seen: Counter[str] = Counter()
+    labels = {}
+    for planned in shown:
+        stage = planned.step.stage
+        seen[stage] += 1
+        labels[planned.step.id] = f"[{stage} {seen[stage]}/{sizes[stage]}] {planned.step.instruction}"
+    return labels

@@ -12,10 +12,11 @@ from pathlib import Path
 from cache.names import NamedImage
 from cache.results import StepResult
 from cache.store import Store
-from engine.bases import EMPTY, Base, Bases
+from engine.bases import Base, Bases
 from engine.build import Build
 from engine.context import Context
 from engine.events import BuildEnded, Note, Observer, WarningRaised
+from engine.images.reference import Reference
 from engine.images.source import ImageSource
 from engine.layerstore import LayerStore
 from engine.output.image import BuiltImage, assemble, rfc3339
@@ -105,11 +106,12 @@ class Driver:
         )
         result = build.run()
         base = plan.base_of(plan.graph.result)
-        image = self._finish(request, plan.graph, base, bases, result)
+        image = self._finish(request, plan.graph, base, result)
         run = len(build.run_steps)
         seconds = time.monotonic() - begun
         hit = len(plan.counted()) - run
-        self.observer(BuildEnded(image.digest, request.names, hit, run, seconds))
+        shown = tuple(Reference.parse(name).short for name in request.names)
+        self.observer(BuildEnded(image.digest, shown, hit, run, seconds))
         return BuildReport(image.digest, image.manifest.config.digest, hit, run, sandbox.starts, seconds)
 
     def _prepare(self, request: BuildRequest) -> tuple[Plan, Bases, Mapping[str, Context]]:
@@ -122,11 +124,7 @@ class Driver:
         by_step = {step.id: bases.get(step.operation.base) for step in graph.steps if isinstance(step.operation, From)}
         return make_plan(graph, by_step, contexts, self.store, use_cache=request.use_cache), bases, contexts
 
-    def _finish(
-        self, request: BuildRequest, graph: BuildGraph, base: Base, bases: Bases, result: StepResult
-    ) -> BuiltImage:
-        if base is not EMPTY:
-            bases.pull_all(base)
+    def _finish(self, request: BuildRequest, graph: BuildGraph, base: Base, result: StepResult) -> BuiltImage:
         image = assemble(graph, base, result, self.store)
         for name in request.names:
             media_type = image.manifest.media_type

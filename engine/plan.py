@@ -45,9 +45,13 @@ class Plan:
         """The step of that id. Raises KeyError."""
         return {planned.step.id: planned for planned in self.steps}[step_id]
 
+    def root_of(self, step_id: str) -> str:
+        """The id of the From step that a step's file system began with."""
+        return self.graph.chain(step_id)[0].id
+
     def base_of(self, step_id: str) -> Base:
         """The image that a step's file system began with."""
-        return self.bases[self.graph.chain(step_id)[0].id]
+        return self.bases[self.root_of(step_id)]
 
     def to_run(self) -> tuple[PlannedStep, ...]:
         """The steps whose results are missing and needed, in an order that they can run in.
@@ -67,8 +71,8 @@ class Plan:
         return tuple(planned for planned in self.steps if planned.step.id in needed)
 
     def counted(self) -> tuple[PlannedStep, ...]:
-        """The steps that make a file system: those that a build reports on."""
-        return tuple(one for one in self.steps if not isinstance(one.step.operation, Metadata))
+        """The steps that may make a layer: those whose hits and runs a build counts."""
+        return tuple(one for one in self.steps if one.step.makes_layer)
 
 
 def make_plan(

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from engine.images.manifest import Manifest, parse_manifest
+from engine.images.reference import Reference
 from mbuild.arguments import Parser, add_format_option, add_store_option
 from mbuild.session import open_store
 
@@ -28,5 +29,5 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         return 0
     for row in rows:
         shown = "gone" if row["size"] is None else f"{int(str(row['size'])) / 1e6:.1f} MB"
-        print(f"{row['name']}  {str(row['digest'])[:19]}  {shown}  {row['kept']}")
+        print(f"{Reference.parse(str(row['name'])).short}  {str(row['digest'])[:19]}  {shown}  {row['kept']}")
     return 0

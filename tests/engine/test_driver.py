@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.events import BuildEnded, Outcome, StepEnded, StepOutput, WarningRaised
+from engine.events import BuildEnded, Outcome, Planned, StepEnded, StepOutput, WarningRaised
 from engine.layers.entry import NORMAL_TIME
 from engine.output.spec import parse_output
 from machinefile.errors import InterruptedBuildError, MachinefileError, MbuildError, StepError, TransferError
@@ -286,13 +286,17 @@ def test_an_unset_variable_is_a_warning(workshop: Workshop) -> None:
 def test_the_events_tell_the_story_in_order(workshop: Workshop) -> None:
     workshop.build("FROM base\nRUN write a b\n")
     told = [type(event).__name__ for event in workshop.events]
-    assert told == ["Planned", "StepStarted", "StepOutput", "StepEnded", "BuildEnded"]
+    from_base, run = ["StepStarted", "StepEnded"], ["StepStarted", "StepOutput", "StepEnded"]
+    assert told == ["Planned", *from_base, *run, "BuildEnded"]
+    planned = workshop.events[0]
+    assert isinstance(planned, Planned)
+    assert [label for _, label in planned.steps] == ["[0 1/2] FROM base", "[0 2/2] RUN write a b"]
     workshop.events.clear()
     workshop.build("FROM base\nRUN write a b\n")
-    assert [event.outcome for event in workshop.events if isinstance(event, StepEnded)] == [Outcome.CACHED]
+    assert [event.outcome for event in workshop.events if isinstance(event, StepEnded)] == [Outcome.CACHED] * 2
     ended = workshop.events[-1]
     assert isinstance(ended, BuildEnded)
-    assert (ended.run, ended.hit) == (0, 2)
+    assert (ended.run, ended.hit) == (0, 1)
 
 
 def test_two_builds_at_once_run_a_step_once(workshop: Workshop) -> None:
