@@ -1,0 +1,78 @@
+"""The examples, on a real Debian base from a real registry: built, checked by other tools, run, and built again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Mbuild
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
+
+
+def skopeo(*arguments: object) -> str:
+    argv = ["skopeo", "--insecure-policy", *map(str, arguments)]
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+def test_a_c_program_is_compiled_in_one_stage_and_shipped_in_another(mbuild: Mbuild, debian: str) -> None:
+    layout = mbuild.folder / "layout"
+    arguments = ("--build-arg", f"BASE={debian}", "-t", "c-program", "-o", f"type=oci,dest={layout}")
+    first = mbuild.build(*arguments, EXAMPLES / "c-program")
+    assert first["vm.restores"] == 2
+    ran = mbuild.ok("run", "c-program", "tests")
+    assert "Hello" in ran.stdout
+    assert "tests" in ran.stdout
+
+    again = mbuild.build(*arguments, EXAMPLES / "c-program")
+    assert again["image.digest"] == first["image.digest"]
+    assert again["vm.restores"] == 0
+    assert again["steps"]["run"] == 0  # type: ignore[index]
+
+    seen = json.loads(skopeo("inspect", f"oci:{layout}:latest"))
+    assert seen["Digest"] == first["image.digest"]
+    assert len(seen["Layers"]) == 1, "the compiler stays in its stage"
+    skopeo("copy", f"oci:{layout}:latest", f"docker-archive:{mbuild.folder / 'saved.tar'}:c-program:latest")
+    bundle = mbuild.folder / "bundle"
+    umoci = ["umoci", "unpack", "--rootless", "--image", f"{layout}:latest", bundle]
+    subprocess.run(umoci, check=True, timeout=120, capture_output=True)
+    assert sorted(path.name for path in (bundle / "rootfs").iterdir()) == ["hello"]
+    said = subprocess.run([bundle / "rootfs" / "hello", "umoci"], check=True, capture_output=True, text=True)
+    assert "Hello from a C program, umoci!" in said.stdout
+
+
+def test_hello_says_hello_and_a_change_of_the_command_reruns_nothing(mbuild: Mbuild, debian: str) -> None:
+    built = mbuild.build("--build-arg", f"BASE={debian}", "-t", "hello", EXAMPLES / "hello")
+    assert built["vm.restores"] == 1
+    assert "built in a microVM" in mbuild.ok("run", "hello").stdout
+    text = (EXAMPLES / "hello" / "Machinefile").read_text().replace("ARG BASE=", f"ARG BASE={debian} # ")
+    text = "\n".join(line.partition(" # ")[0] for line in text.splitlines())
+    changed = mbuild.build(mbuild.context(text + '\nLABEL more=yes\nCMD ["true"]\n'))
+    assert changed["vm.restores"] == 0
+    assert changed["image.digest"] != built["image.digest"]
+
+
+def test_a_python_program_runs_as_a_user_of_its_own(mbuild: Mbuild, debian: str) -> None:
+    mbuild.build("--build-arg", f"BASE={debian}", "-t", "python-app", EXAMPLES / "python-app")
+    ran = mbuild.ok("run", "python-app", "make", "image", "make", "machine")
+    assert "make" in ran.stdout
+    assert "2" in ran.stdout
+
+
+def test_an_image_of_ours_can_be_the_base_of_the_next(mbuild: Mbuild, debian: str, registry: object) -> None:
+    layout, archive = mbuild.folder / "layout", mbuild.folder / "saved.tar"
+    text = f"FROM {debian}\nRUN echo below > /below\nENV FROM_BELOW=yes\n"
+    mbuild.build("-t", "below", "-o", f"type=oci,dest={layout}", mbuild.context(text))
+    skopeo("copy", f"oci:{layout}:latest", f"docker-archive:{archive}:below:latest")
+    name = registry.copy(f"oci:{layout}:latest", "below:latest")  # type: ignore[attr-defined]
+    for base in (f"oci-layout:{layout}:latest", f"docker-archive:{archive}", name):
+        mbuild.build(
+            "-t", "above", mbuild.context(f'FROM {base}\nRUN test "$FROM_BELOW" = yes && cat /below > /above\n')
+        )
+        assert mbuild.ok("run", "above", "cat", "/above").stdout == "below\n"

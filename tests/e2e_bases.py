@@ -1,0 +1,71 @@
+"""Small bases for tests, written without mbuild's own code: a bug there must not hide behind itself."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+
+BUSYBOX = Path("/bin/busybox")
+PASSWD = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1001:Ada:/home/ada:/bin/sh\n"
+GROUP = "root:x:0:\nada:x:1001:\nwheel:x:10:root,ada\n"
+
+
+def _add(tar: tarfile.TarFile, path: str, content: bytes = b"", mode: int = 0o644, **fields: object) -> None:
+    entry = tarfile.TarInfo(path)
+    entry.mode, entry.size = mode, len(content)
+    for name, value in fields.items():
+        setattr(entry, name, value)
+    tar.addfile(entry, io.BytesIO(content))
+
+
+def busybox_tar() -> bytes:
+    """A root with busybox and its applets, users, /tmp and /root."""
+    applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True, timeout=60).stdout
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path, mode in (("bin", 0o755), ("etc", 0o755), ("root", 0o700), ("tmp", 0o1777), ("home", 0o755)):
+            _add(tar, path, mode=mode, type=tarfile.DIRTYPE)
+        _add(tar, "home/ada", mode=0o755, type=tarfile.DIRTYPE, uid=1000, gid=1001)
+        _add(tar, "bin/busybox", BUSYBOX.read_bytes(), 0o755)
+        for applet in applets.split():
+            if applet != "busybox":
+                _add(tar, f"bin/{applet}", mode=0o777, type=tarfile.SYMTYPE, linkname="busybox")
+        _add(tar, "etc/passwd", PASSWD.encode())
+        _add(tar, "etc/group", GROUP.encode())
+    return out.getvalue()
+
+
+def write_busybox_layout(folder: Path, tag: str = "latest") -> None:
+    """An OCI layout with one image of one gzip layer."""
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def put(content: bytes, kind: str) -> dict[str, object]:
+        digest = hashlib.sha256(content).hexdigest()
+        (blobs / digest).write_bytes(content)
+        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(content)}
+
+    tar = busybox_tar()
+    layer = put(gzip.compress(tar, mtime=0), "layer.v1.tar+gzip")
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/sh"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(tar).hexdigest()}"]},
+        "history": [{"created_by": "busybox"}],
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": put(json.dumps(config).encode(), "config.v1+json"),
+        "layers": [layer],
+    }
+    entry = put(json.dumps(manifest).encode(), "manifest.v1+json")
+    entry["annotations"] = {"org.opencontainers.image.ref.name": tag}
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
