@@ -8,6 +8,7 @@ What is left out of every record, and why:
 - the values of secrets: who shares the cache must not be able to guess them from keys;
 - line numbers, comments, the spelling of instructions: they do not reach the step;
 - what a machine has (MACHINE, --memory, --cpus): it is not what the step is asked to do;
+- proxies (--build-arg http_proxy=...) unless an ARG declares them: the way out, not what is fetched;
 - times and owners of context files: they do not reach the layer;
 - the contents of cache mounts: a step must give the same result with an empty one;
 - --progress, --jobs, --cache-dir and the like: how, not what.

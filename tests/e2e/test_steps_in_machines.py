@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,16 +136,7 @@ def test_an_ordinary_user_without_any_privilege_builds_and_runs(
         shutil.copytree(Path(busybox.removeprefix("oci-layout:").rpartition(":")[0]), home / "base")
         busybox = f"oci-layout:{home / 'base'}:latest"
         mbuild.folder, mbuild.store = home, home / "store"
-        mbuild.prefix = (
-            "setpriv",
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "--no-new-privs",
-            "--inh-caps=-all",
-            "--ambient-caps=-all",
-            "--bounding-set=-all",
-        )
+        mbuild.prefix = (sys.executable, str(Path(__file__).parents[1] / "e2e_unprivileged.py"))
     else:
         mbuild.prefix = ("setpriv", "--no-new-privs")
     context = mbuild.context(
@@ -160,6 +152,8 @@ def test_an_ordinary_user_without_any_privilege_builds_and_runs(
     assert "NoNewPrivs:\t1" in status.stdout
     if os.getuid() == 0:
         assert re.search(r"^CapEff:\t0+$", status.stdout, re.MULTILINE)
+        assert re.search(r"^CapBnd:\t0+$", status.stdout, re.MULTILINE)
+        assert subprocess.run([*mbuild.prefix, "unshare", "--user", "true"], capture_output=True).returncode != 0
     built = mbuild.build("-t", "mine", "-o", f"type=oci,dest={mbuild.folder / 'out'}", context)
     assert built["vm.restores"] == 1
     ran = mbuild.ok("run", "mine", "stat", "-c", "%n %u %F", "/who", "/null", "/f")
