@@ -24,8 +24,11 @@ from machinefile.steps import MachineShape
 
 PROGRAM = "qemu-system-x86_64"
 HINT = "run: sudo apt-get install qemu-system-x86"
-_TAIL = 2000
-"""Bytes of a log that an error shows."""
+_SHOWN = 2000
+"""Characters of a log that an error shows."""
+_READ = 64 << 10
+"""Bytes of a log's end that are looked through: what a panic dumps after its first line may be long."""
+_PANIC = "Kernel panic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +77,16 @@ class QemuMachine:
 
 
 def _tail(path: Path) -> str:
+    """The end of a log; from where the kernel panicked, if it did."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _READ))
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+    text = "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+    panic = text.find(_PANIC)
+    return text[panic : panic + _SHOWN] if panic >= 0 else text[-_SHOWN:]
 
 
 @contextmanager

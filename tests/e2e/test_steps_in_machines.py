@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,7 +91,9 @@ def test_run_gives_back_the_exit_code_and_both_streams(mbuild: Mbuild, busybox: 
     assert done.stderr.endswith("err\n")
 
 
-def start(mbuild: Mbuild, text: str) -> tuple[subprocess.Popen[bytes], Path]:
+@contextmanager
+def started(mbuild: Mbuild, text: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A build that has come to the point where its last step said `ready`; its log."""
     log = mbuild.folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -101,17 +105,21 @@ def start(mbuild: Mbuild, text: str) -> tuple[subprocess.Popen[bytes], Path]:
             stderr=out,
             start_new_session=True,
         )
-    return process, log
+    try:
+        assert wait_until(lambda: b" ready\n" in log.read_bytes(), 120), log.read_text()
+        assert mbuild.machines()
+        yield process, log
+    finally:
+        process.kill()
+        process.wait(60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_build_that_is_interrupted_leaves_nothing_running(mbuild: Mbuild, busybox: str, number: int) -> None:
     text = f"FROM {busybox}\nRUN echo kept > /kept\nRUN echo ready; sleep 1000\n"
-    process, log = start(mbuild, text)
-    assert wait_until(lambda: b" ready" in log.read_bytes(), 120), log.read_text()
-    assert mbuild.machines()
-    assert interrupt(process, number) == 130
-    assert "Traceback" not in log.read_text()
+    with started(mbuild, text) as (process, log):
+        assert interrupt(process, number) == 130
+        assert "Traceback" not in log.read_text()
     assert mbuild.machines() == []
     assert mbuild.left_over() == []
     assert mbuild.build(mbuild.context(text.replace("sleep 1000", "true")))["steps"]["run"] == 1  # type: ignore[index]
@@ -120,9 +128,8 @@ def test_a_build_that_is_interrupted_leaves_nothing_running(mbuild: Mbuild, busy
 def test_a_build_that_is_killed_takes_its_machine_along_and_the_next_one_cleans_up(
     mbuild: Mbuild, busybox: str
 ) -> None:
-    process, log = start(mbuild, f"FROM {busybox}\nRUN echo ready; sleep 1000\n")
-    assert wait_until(lambda: b" ready" in log.read_bytes(), 120), log.read_text()
-    assert interrupt(process, signal.SIGKILL) == -signal.SIGKILL
+    with started(mbuild, f"FROM {busybox}\nRUN echo ready; sleep 1000\n") as (process, _):
+        assert interrupt(process, signal.SIGKILL) == -signal.SIGKILL
     assert wait_until(lambda: mbuild.machines() == [])
     assert mbuild.build(mbuild.context(f"FROM {busybox}\nRUN true\n"))["steps"]["run"] == 1  # type: ignore[index]
     assert mbuild.left_over() == []

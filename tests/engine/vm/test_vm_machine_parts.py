@@ -7,6 +7,7 @@ import fcntl
 import json
 import lzma
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from engine.vm.disks import Extent, copy_sparse, make_disks, scratch_image, vmdk
 from engine.vm.guest import Region
 from engine.vm.initramfs import build_initramfs
 from engine.vm.kernel import MODULES, GuestKernel, find_kernel, module_bytes, module_name
-from engine.vm.qemu import Qemu
+from engine.vm.qemu import Qemu, QemuMachine
 from engine.vm.qemu_argv import MachineSpec, kernel_cmdline, qemu_argv
 from engine.vm.runfolder import run_folder, sweep
 from machinefile.errors import HostError, UsageError
@@ -248,3 +249,13 @@ def test_a_verdict_holds_for_one_qemu_and_kernel(tmp_path: Path) -> None:
     assert verdict.remembered(tmp_path, qemu, kernel) == known
     assert verdict.remembered(tmp_path, Qemu("/qemu", "10.0"), kernel) is None
     assert verdict.remembered(tmp_path, qemu, dataclasses.replace(kernel, version="6.2")) is None
+
+
+def test_a_panic_is_seen_however_much_the_kernel_says_after_it(tmp_path: Path) -> None:
+    (tmp_path / "serial.log").write_text("boot\n" * 10 + "Kernel panic - not syncing: x\n" + "a trace\n" * 2000)
+    here, there = socket.socketpair()
+    with here, there, subprocess.Popen(["true"]) as child:
+        autopsy = QemuMachine(child, here, there, tmp_path).autopsy()
+    assert autopsy.panicked
+    assert autopsy.console.startswith("Kernel panic - not syncing: x")
+    assert len(autopsy.console) < 5000
