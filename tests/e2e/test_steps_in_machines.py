@@ -106,7 +106,8 @@ def started(mbuild: Mbuild, text: str) -> Iterator[tuple[subprocess.Popen[bytes]
             start_new_session=True,
         )
     try:
-        assert wait_until(lambda: b" ready\n" in log.read_bytes(), 120), log.read_text()
+        assert wait_until(lambda: b" ready\n" in log.read_bytes() or process.poll() is not None, 120)
+        assert process.poll() is None, log.read_text()
         assert mbuild.machines()
         yield process, log
     finally:
