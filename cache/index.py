@@ -31,6 +31,11 @@ class Kind(Enum):
     """reference and platform -> the manifest digest it last had"""
     VARIANT = "variant"
     """diff id and compression -> the blob that holds the layer so compressed"""
+    ORIGIN = "origin"
+    """digest of a blob -> the repositories that it is known to be in"""
+    REMOTE = "remote"
+    """a web address (hashed: it may hold a password), or a digest other than sha256 -> the blob that it last gave, and
+    how to ask whether it is still the same"""
 
 
 class Index:

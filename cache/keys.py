@@ -10,6 +10,7 @@ What is left out of every record, and why:
 - what a machine has (MACHINE, --memory, --cpus): it is not what the step is asked to do;
 - proxies (--build-arg http_proxy=...) unless an ARG declares them: the way out, not what is fetched;
 - times and owners of context files: they do not reach the layer;
+- where a remote file or repository comes from (ADD https://...): its content counts, and the name it gets;
 - the contents of cache mounts: a step must give the same result with an empty one;
 - --progress, --jobs, --cache-dir and the like: how, not what.
 """

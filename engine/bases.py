@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import MappingProxyType
 
 from cache.results import Layer
 from cache.store import Store
@@ -12,9 +15,15 @@ from engine.images import mediatype
 from engine.images.config import ImageConfiguration
 from engine.images.descriptor import Descriptor
 from engine.images.image import ResolvedImage
+from engine.images.reference import Reference, parse_reference
 from engine.images.source import ImageSource
-from machinefile.errors import StoreError
+from engine.origins import remember
+from engine.parallel import in_parallel
+from machinefile.errors import InterruptedBuildError, MbuildError, StoreError
 from machinefile.steps import SCRATCH, BaseImage, BaseReference
+
+PARALLEL = 4
+"""Layers, or bases, at a time."""
 
 _OCI_TYPES = {
     "application/vnd.docker.image.rootfs.diff.tar.gzip": mediatype.OCI_LAYER_GZIP,
@@ -52,13 +61,21 @@ class Bases:
     """The bases of one build."""
 
     def __init__(
-        self, store: Store, source: ImageSource, observer: Observer, cancelled: threading.Event | None = None
+        self,
+        store: Store,
+        source: ImageSource,
+        observer: Observer,
+        cancelled: threading.Event | None = None,
+        named: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """`named` gives references that stand for others: `context:NAME` for an image given with --build-context."""
+        self._named = named
         self._store = store
         self._source = source
         self._observer = observer
         self._cancelled = cancelled
         self._found: dict[BaseReference, Base] = {}
+        self._failed: dict[BaseReference, MbuildError] = {}
         self._blobs: dict[str, tuple[ResolvedImage, Descriptor]] = {}
 
     def lookup(self, reference: BaseReference) -> BaseImage:
@@ -67,21 +84,42 @@ class Bases:
         Raises UsageError, TransferError or UntrustedDataError.
         """
         base = self.get(reference)
-        return BaseImage(base.digest, base.image.base.config) if base.image is not None else _scratch()
+        return base.image.base if base.image is not None else _scratch()
 
     def get(self, reference: BaseReference) -> Base:
         """The base of that name, as it was found first in this build."""
+        if reference in self._failed:
+            raise self._failed.pop(reference)
         if reference not in self._found:
             self._found[reference] = self._find(reference)
         return self._found[reference]
+
+    def prefetch(self, references: Iterable[BaseReference]) -> None:
+        """Find several bases at once. What went wrong with one is raised when that one is asked for."""
+        wanted = [reference for reference in dict.fromkeys(references) if reference not in self._found]
+        if len(wanted) > 1:
+            in_parallel([partial(self._try_to_find, reference) for reference in wanted], PARALLEL, self._cancelled)
 
     def pull(self, layer: Layer) -> None:
         """Bring a base's layer into the store, unless it is there; another process that does so is waited for.
 
         Raises TransferError, UntrustedDataError, StoreError.
         """
-        if self._store.blobs.has(layer.digest, layer.size):
-            return
+        if not self._store.blobs.has(layer.digest, layer.size):
+            self._fetch(layer, threading.Event())
+            self._remember(layer)
+
+    def pull_all(self, base: Base) -> None:
+        """Bring all layers of a base into the store, a few at a time; the first failure stops the others.
+
+        Raises as `pull`, and InterruptedBuildError.
+        """
+        wanted = {layer.digest: layer for layer in base.layers if not self._store.blobs.has(layer.digest, layer.size)}
+        in_parallel([partial(self._fetch, layer) for layer in wanted.values()], PARALLEL, self._cancelled)
+        for layer in wanted.values():
+            self._remember(layer)
+
+    def _fetch(self, layer: Layer, stop: threading.Event) -> None:
         if layer.digest not in self._blobs:
             raise StoreError(
                 f"the store has lost the layer {layer.digest}",
@@ -96,17 +134,30 @@ class Bases:
         with self._store.lock(f"blob {layer.digest}", cancelled=self._cancelled, waiting=waiting):
             if not self._store.blobs.has(layer.digest, layer.size):
                 with self._store.blobs.writer(layer.digest) as writer:
-                    self._source.fetch_blob(image, descriptor, writer.write)
 
-    def pull_all(self, base: Base) -> None:
-        """Bring all layers of a base into the store."""
-        for layer in base.layers:
-            self.pull(layer)
+                    def sink(data: bytes) -> None:
+                        if stop.is_set():
+                            raise InterruptedBuildError
+                        writer.write(data)
+
+                    self._source.fetch_blob(image, descriptor, sink)
+
+    def _remember(self, layer: Layer) -> None:
+        reference = parse_reference(self._blobs[layer.digest][0].reference)
+        if isinstance(reference, Reference):
+            remember(self._store, [layer.digest], reference)
+
+    def _try_to_find(self, reference: BaseReference, stop: threading.Event) -> None:
+        try:
+            self._found[reference] = self._find(reference)
+        except MbuildError as error:
+            self._failed[reference] = error
 
     def _find(self, reference: BaseReference) -> Base:
         if reference.reference == SCRATCH:
             return EMPTY
-        image = self._source.resolve(reference)
+        written = self._named.get(reference.reference, reference.reference)
+        image = self._source.resolve(replace(reference, reference=written))
         # Kept, so that a base named by its digest needs no registry the next time.
         self._store.blobs.put(image.manifest_bytes)
         self._store.blobs.put(image.configuration_bytes)

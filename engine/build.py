@@ -12,15 +12,16 @@ from cache.index import Kind
 from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Bases
-from engine.context import Context
+from engine.context import ContextFiles
 from engine.events import Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
 from engine.layerstore import LayerStore
 from engine.plan import Plan, PlannedStep, content_identity, located
 from engine.records import record_of
-from engine.steps import local, run, workdir
+from engine.remote.remotes import Remotes
+from engine.steps import local, remote, run, workdir
 from engine.vm.execution import Sandbox
 from machinefile.errors import InterruptedBuildError, MbuildError
-from machinefile.steps import Copy, From, FromContext, FromStep, Metadata, Run, Step, Workdir
+from machinefile.steps import Copy, From, FromContext, FromStep, Metadata, RemoteSource, Run, Step, Workdir
 
 
 class Build:
@@ -33,7 +34,8 @@ class Build:
         bases: Bases,
         layers: LayerStore,
         sandbox: Sandbox,
-        contexts: Mapping[str, Context],
+        contexts: Mapping[str, ContextFiles],
+        remotes: Remotes,
         observer: Observer,
         cancelled: threading.Event,
         *,
@@ -45,6 +47,7 @@ class Build:
         self._layers = layers
         self._sandbox = sandbox
         self._contexts = contexts
+        self._remotes = remotes
         self._tell = observer
         self._cancelled = cancelled
         self._use_cache = use_cache
@@ -169,6 +172,8 @@ class Build:
                         return local.copy_from_context(operation, self._contexts[name], below, self._layers)
                     case _:
                         return local.copy_inline(operation, below, self._layers)
+            case RemoteSource() as operation:
+                return remote.add_remote(operation, below, self._layers, self._remotes)
             case Workdir() as operation:
                 return workdir.make_workdir(operation, below, self._layers)
             case other:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from engine.layers.entry import Entry, EntryType
 from machinefile.errors import MachinefileError, UsageError
@@ -14,6 +15,30 @@ from machinefile.ignore import IgnoreRules
 
 _CHUNK = 1 << 20
 _NO_FOLLOW = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class ContextFiles(Protocol):
+    """Files that COPY may take: a tree that can be read and hashed. Paths are clean and relative, the root is empty."""
+
+    def entry(self, path: str) -> Entry | None:
+        """What stands at a path, no link followed; None for what is not there."""
+        ...
+
+    def children(self, path: str) -> Sequence[str]:
+        """The names in a directory, sorted by their bytes."""
+        ...
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file for reading."""
+        ...
+
+    def digest(self, path: str) -> str:
+        """The sha256 of a file's content, in hex."""
+        ...
+
+    def inode(self, path: str) -> tuple[int, int] | None:
+        """What is the same for two names of one file; None for a file with a single name."""
+        ...
 
 
 class Context:
@@ -35,6 +60,7 @@ class Context:
         self._rules = rules
         self._entries: dict[str, Entry | None] = {"": Entry("", EntryType.DIRECTORY, 0o755)}
         self._children: dict[str, tuple[str, ...]] = {}
+        self._inodes: dict[str, tuple[int, int]] = {}
 
     def entry(self, path: str) -> Entry | None:
         """What stands at a path; None for what is ignored or not there."""
@@ -52,6 +78,11 @@ class Context:
         if known is None:
             known = self._children[path] = tuple(self._scan(path))
         return known
+
+    def inode(self, path: str) -> tuple[int, int] | None:
+        """What is the same for two names of one file; None for a file with a single name, and for what is no file."""
+        self.entry(path)
+        return self._inodes.get(path)
 
     def open(self, path: str) -> BinaryIO:
         """Open a file of the context for reading.
@@ -106,6 +137,8 @@ class Context:
             mode = stat.S_IMODE(status.st_mode)
             match stat.S_IFMT(status.st_mode):
                 case stat.S_IFREG:
+                    if status.st_nlink > 1:
+                        self._inodes[name] = (status.st_dev, status.st_ino)
                     return Entry(name, EntryType.FILE, mode, size=status.st_size)
                 case stat.S_IFDIR:
                     return Entry(name, EntryType.DIRECTORY, mode)

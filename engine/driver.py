@@ -9,26 +9,31 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cache.names import NamedImage
 from cache.results import StepResult
 from cache.store import Store
 from engine.bases import Base, Bases
 from engine.build import Build
-from engine.context import Context
-from engine.events import BuildEnded, Note, Observer, WarningRaised
+from engine.context import Context, ContextFiles
+from engine.events import BuildEnded, Observer, WarningRaised
 from engine.images.reference import Reference
 from engine.images.source import ImageSource
 from engine.layerstore import LayerStore
-from engine.output.image import BuiltImage, assemble, rfc3339
-from engine.output.layout import write_layout
+from engine.output.files import check_destinations
+from engine.output.image import BuiltImage, assemble
+from engine.output.outputs import Push, write_outputs
 from engine.output.spec import OutputSpec
 from engine.plan import Plan, make_plan
+from engine.remote.contexts import NamedContext, image_names, open_contexts
+from engine.remote.remotes import Remotes
 from engine.support import check_supported
 from engine.vm.execution import Execution, Output, Result, Sandbox
+from machinefile.errors import UsageError
 from machinefile.ignore import IgnoreRules
+from machinefile.imageconfig import Pairs
 from machinefile.instructions import Machinefile
+from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
-from machinefile.resolve import resolve
+from machinefile.resolve import base_references
 from machinefile.steps import BuildGraph, From
 
 
@@ -44,6 +49,10 @@ class BuildRequest:
     """-t, canonical."""
     outputs: tuple[OutputSpec, ...] = ()
     use_cache: bool = True
+    annotations: Pairs = ()
+    """--annotation: of the image's manifest."""
+    contexts: tuple[NamedContext, ...] = ()
+    """--build-context; `options` has their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,16 @@ class BuildReport:
         return self.hit + self.run
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A plan, and where what it speaks of can be had."""
+
+    plan: Plan
+    bases: Bases
+    contexts: Mapping[str, ContextFiles]
+    remotes: Remotes
+
+
 @dataclass
 class Driver:
     """Carries out requests against one store."""
@@ -76,13 +95,15 @@ class Driver:
     """Makes the sandbox when the first step needs it."""
     observer: Observer
     cancelled: threading.Event = field(default_factory=threading.Event)
+    push: Push | None = None
+    """Brings an image of the store into registries under names."""
 
     def plan(self, request: BuildRequest) -> Plan:
         """Resolve the Machinefile and every key. Starts nothing, pulls no layers.
 
         Raises MachinefileError, UsageError, TransferError.
         """
-        return self._prepare(request)[0]
+        return self._prepare(request, refuse=False).plan
 
     def build(self, request: BuildRequest) -> BuildReport:
         """Build, keep the image under its names, write the outputs.
@@ -90,23 +111,28 @@ class Driver:
         Raises MbuildError; what was finished before stays in the store.
         """
         begun = time.monotonic()
-        plan, bases, contexts = self._prepare(request)
-        layers = LayerStore(self.store, bases)
+        check_destinations(request.outputs)
+        if self.push is None and any(output.push for output in request.outputs):
+            raise UsageError("there is nothing here to push with", code="output-unsupported")
+        prepared = self._prepare(request, refuse=True)
+        plan = prepared.plan
+        layers = LayerStore(self.store, prepared.bases)
         sandbox = _Lazy(self.sandbox)
         build = Build(
             plan,
             self.store,
-            bases,
+            prepared.bases,
             layers,
             sandbox,
-            contexts,
+            prepared.contexts,
+            prepared.remotes,
             self.observer,
             self.cancelled,
             use_cache=request.use_cache,
         )
         result = build.run()
         base = plan.base_of(plan.graph.result)
-        image = self._finish(request, plan.graph, base, result)
+        image = self._finish(request, plan.graph, base, result, layers)
         run = len(build.run_steps)
         seconds = time.monotonic() - begun
         hit = len(plan.counted()) - run
@@ -114,24 +140,43 @@ class Driver:
         self.observer(BuildEnded(image.digest, shown, hit, run, seconds))
         return BuildReport(image.digest, image.manifest.config.digest, hit, run, sandbox.starts, seconds)
 
-    def _prepare(self, request: BuildRequest) -> tuple[Plan, Bases, Mapping[str, Context]]:
-        bases = Bases(self.store, self.source, self.observer, self.cancelled)
-        graph = resolve(request.machinefile, request.options, bases.lookup)
-        for warning in graph.warnings:
-            self.observer(WarningRaised(warning.message, warning.code, str(warning.span or "")))
-        contexts = {"": Context(request.context, request.ignore)}
-        check_supported(graph, frozenset(contexts))
+    def _prepare(self, request: BuildRequest, *, refuse: bool) -> _Prepared:
+        bases = Bases(self.store, self.source, self.observer, self.cancelled, image_names(request.contexts))
+        bases.prefetch(base_references(request.machinefile, request.options))
+        remotes = Remotes(self.store, self.observer, self.cancelled)
+        graph, checked = resolve_and_lint(request.machinefile, request.options, bases.lookup, request.ignore.prunes)
+        self._warn(checked)
+        contexts: dict[str, ContextFiles] = {"": Context(request.context, request.ignore)}
+        contexts.update(open_contexts(request.contexts, remotes))
+        if refuse:
+            check_supported(graph)
+        graph = remotes.pinned(graph)
         by_step = {step.id: bases.get(step.operation.base) for step in graph.steps if isinstance(step.operation, From)}
-        return make_plan(graph, by_step, contexts, self.store, use_cache=request.use_cache), bases, contexts
+        plan = make_plan(graph, by_step, contexts, self.store, use_cache=request.use_cache)
+        return _Prepared(plan, bases, contexts, remotes)
 
-    def _finish(self, request: BuildRequest, graph: BuildGraph, base: Base, result: StepResult) -> BuiltImage:
-        image = assemble(graph, base, result, self.store)
+    def _warn(self, checked: LintResult) -> None:
+        for finding in checked.findings:
+            self.observer(WarningRaised(finding.message, finding.rule.name, str(finding.span)))
+        for note in checked.notes:
+            self.observer(WarningRaised(note.message, note.code, str(note.span or "")))
+
+    def _finish(
+        self, request: BuildRequest, graph: BuildGraph, base: Base, result: StepResult, layers: LayerStore
+    ) -> BuiltImage:
+        image = assemble(graph, base, result, self.store, request.annotations)
         for name in request.names:
-            media_type = image.manifest.media_type
-            self.store.names.put(NamedImage(name, image.digest, image.size, media_type, rfc3339(time.time())))
-        for output in request.outputs:
-            self.observer(Note(f"writing {output.destination}"))
-            write_layout(image, request.names, output, self.store)
+            image.keep(name, self.store)
+        write_outputs(
+            request.outputs,
+            image,
+            request.names,
+            self.store,
+            layers,
+            self.observer,
+            cancelled=self.cancelled,
+            push=self.push,
+        )
         return image
 
 

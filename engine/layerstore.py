@@ -13,7 +13,7 @@ from cache.store import Store
 from engine.bases import Bases
 from engine.images import mediatype
 from engine.layers.changes import layer_from_changes, read_changes
-from engine.layers.content import LayerFiles
+from engine.layers.content import BlobOpener, LayerFiles
 from engine.layers.disk import disk_path, make_disk, prepare_layer
 from engine.layers.index import LayerIndex
 from engine.layers.limits import LayerLimits
@@ -61,8 +61,11 @@ class LayerStore:
 
     def files(self, layers: Layers) -> LayerFiles:
         """The contents of the files of layers."""
-        indexes = self.view(layers).indexes
-        return LayerFiles(indexes, [self._opener(layer) for layer in layers], self.limits)
+        return LayerFiles(self.view(layers).indexes, self.openers(layers), self.limits)
+
+    def openers(self, layers: Layers) -> tuple[BlobOpener, ...]:
+        """What opens the blobs of layers, compressed or not; a base's is pulled when it is opened."""
+        return tuple(self._opener(layer) for layer in layers)
 
     def write(self, items: Iterable[Item]) -> Layer | None:
         """A new layer of these entries in the store; None when there are none. Raises HostError, StoreError."""

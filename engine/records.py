@@ -7,6 +7,7 @@ from typing import Protocol
 
 from cache.keys import Record, Value
 from engine.layers.entry import EntryType
+from engine.remote.remotes import record_fields
 from engine.steps.copy import match_sources
 from engine.steps.tree import Tree
 from machinefile.ignore import IgnoreRules
@@ -32,6 +33,10 @@ class HashedTree(Tree, Protocol):
 
     def digest(self, path: str) -> str:
         """The sha256 of a file's content, in hex."""
+        ...
+
+    def inode(self, path: str) -> tuple[int, int] | None:
+        """What is the same for two names of one file; None for a file with a single name."""
         ...
 
 
@@ -136,8 +141,10 @@ def _copied_files(operation: Copy, context: HashedTree) -> Value:
 
 
 def _listing(context: HashedTree, top: str, excluded: IgnoreRules | None) -> Iterable[Value]:
-    """Everything at and below a path: relative path, type, mode, and the content's digest or the link's target."""
+    """Everything at and below a path: relative path, type, mode, and the content's digest or the link's target; for
+    one more name of a file, its first name."""
     todo = [""]
+    names: dict[tuple[int, int], str] = {}
     while todo:
         below = todo.pop()
         path = "/".join(filter(None, (top, below)))
@@ -145,7 +152,11 @@ def _listing(context: HashedTree, top: str, excluded: IgnoreRules | None) -> Ite
         if entry is None or (below and excluded is not None and excluded.ignored(below)):
             continue
         is_directory = entry.type is EntryType.DIRECTORY
-        about = context.digest(path) if entry.type is EntryType.FILE else entry.link
+        inode = context.inode(path)
+        first = below if inode is None else names.setdefault(inode, below)
+        about: Value = entry.link
+        if entry.type is EntryType.FILE:
+            about = context.digest(path) if first == below else ("same file as", first)
         # A directory that is copied gives its contents: its own mode stays behind.
         yield (below, entry.type.value, 0 if is_directory and not below else entry.mode, about)
         if is_directory:
@@ -154,9 +165,7 @@ def _listing(context: HashedTree, top: str, excluded: IgnoreRules | None) -> Ite
 
 def _remote(operation: RemoteSource) -> tuple[tuple[str, Value], ...]:
     return (
-        ("url", operation.url),
-        ("checksum", operation.checksum),
-        ("keep_git_dir", operation.keep_git_dir),
+        *record_fields(operation),
         ("destination", operation.destination),
         ("into_directory", operation.into_directory),
         ("owner", operation.owner),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 from dataclasses import dataclass
 
@@ -12,11 +11,11 @@ from engine.bases import Bases
 from engine.images import mediatype
 from engine.images.config import ImageConfiguration, parse_configuration
 from engine.images.manifest import Manifest, parse_manifest
-from engine.images.reference import Reference
 from engine.images.source import ImageSource
+from engine.imagestore import find
 from engine.layerstore import LayerStore
-from engine.steps.run import with_home
-from engine.vm.execution import Execution, Identity, Output, Sandbox
+from engine.steps.run import identity_of, with_home
+from engine.vm.execution import Execution, Output, Sandbox
 from machinefile.errors import UsageError
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -32,16 +31,7 @@ class StoredImage:
 
 def find_image(store: Store, name: str) -> StoredImage:
     """The image that the store keeps under a name. Raises UsageError (`image-unknown`), StoreError."""
-    canonical = str(Reference.parse(name))
-    named = store.names.get(canonical)
-    if named is None:
-        known = {str(Reference.parse(image.name).short): image for image in store.names.all()}
-        near = difflib.get_close_matches(name, known, n=1)
-        raise UsageError(
-            f"the store has no image {name!r}",
-            code="image-unknown",
-            hint=f"did you mean {near[0]}?" if near else "build one with mbuild -t NAME; mbuild images lists them",
-        )
+    named = find(store, name)
     manifest = parse_manifest(store.blobs.read(named.digest))
     if not isinstance(manifest, Manifest):
         raise UsageError(f"{name!r} is an index of several images", code="image-unknown")
@@ -82,7 +72,7 @@ def run_image(
         disks=layers.disks(image.layers),
         argv=argv,
         environment=with_home(tuple(sorted(environment.items())), account),
-        identity=Identity(account.uid, account.gid, account.groups),
+        identity=identity_of(account),
         working_dir=config.working_dir or "/",
         capture=False,
     )

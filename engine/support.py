@@ -4,31 +4,17 @@ from __future__ import annotations
 
 from machinefile.errors import MachinefileError, Problem
 from machinefile.platform import native
-from machinefile.steps import BuildGraph, Copy, FromContext, NetworkMode, RemoteSource, Run, Step
+from machinefile.steps import BuildGraph, NetworkMode, Run, Step
 
 
-def check_supported(graph: BuildGraph, contexts: frozenset[str]) -> None:
-    """Raises MachinefileError with everything in the graph that cannot be done. `contexts` are the known ones."""
-    problems = [problem for step in graph.steps for problem in _problems(step, graph, contexts)]
+def check_supported(graph: BuildGraph) -> None:
+    """Raises MachinefileError with everything in the graph that cannot be done."""
+    runs = ((step, step.operation) for step in graph.steps if isinstance(step.operation, Run))
+    problems = [problem for step, run in runs for problem in _run_problems(step, run, graph)]
     if graph.snapshot is not None:
         problems.append(_unsupported("SNAPSHOT", "machines cannot be made yet", graph.steps[-1]))
     if problems:
         raise MachinefileError(problems)
-
-
-def _problems(step: Step, graph: BuildGraph, contexts: frozenset[str]) -> list[Problem]:
-    match step.operation:
-        case Run() as run:
-            return _run_problems(step, run, graph)
-        case RemoteSource() as source:
-            return [_unsupported("ADD", f"files from afar ({source.url}) cannot be added yet", step)]
-        case Copy() as copy:
-            found = []
-            if isinstance(copy.origin, FromContext) and copy.origin.name not in contexts:
-                found.append(_unsupported("--from", f"the context {copy.origin.name!r} is not given", step))
-            return found
-        case _:
-            return []
 
 
 def _run_problems(step: Step, run: Run, graph: BuildGraph) -> list[Problem]:

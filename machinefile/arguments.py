@@ -36,6 +36,7 @@ def global_arguments(machinefile: Machinefile, layout: Layout, options: BuildOpt
     given = dict(options.build_args)
     scope = platform_arguments(options)
     scope.update((name, given[name]) for name in scope.keys() & given.keys())
+    declared: set[str] = set()
     for instruction in layout.arguments:
         for pair in instruction.pairs:
             value = given.get(pair.name)
@@ -47,7 +48,9 @@ def global_arguments(machinefile: Machinefile, layout: Layout, options: BuildOpt
                     continue
                 value = expanded.text
                 for name in expanded.unset:
-                    warn_unset(report, name, scope, instruction.span_of(pair))
+                    if name not in declared:
+                        warn_unset(report, name, scope, instruction.span_of(pair))
+            declared.add(pair.name)
             if value is not None:
                 scope[pair.name] = value
     return Arguments(given, scope, _proxies(given))

@@ -28,6 +28,8 @@ class Base:
     image: BaseReference | None
     replaced: bool = False
     """The stage's own name is a named context's: its instructions don't count."""
+    context: str = ""
+    """The named context whose files it has, for one that is no image."""
 
 
 def find_bases(
@@ -48,12 +50,12 @@ def _base(
     opening = stage.opening
     word = opening.words[0]
     known = arguments.everywhere
-    name = _expand(word.text, known, escape, opening.span_of(word), report)
-    platform = _platform(opening, known, options, escape, report)
+    name = _expand(word.text, arguments, layout, escape, opening.span_of(word), report)
+    platform = _platform(opening, arguments, layout, options, escape, report)
     if name is None or platform is None:
         return None
     if stage.name and context_name(stage.name, options):
-        return Base(None, BaseReference(f"context:{context_name(stage.name, options)}", platform), True)
+        return _context_base(context_name(stage.name, options), platform, options, replaced=True)
     if not name:
         hint = did_not_set(word.text, known)
         report.problem(f"FROM {word.text} names no image", "empty-base", opening.span_of(word), hint)
@@ -62,36 +64,45 @@ def _base(
     if parent is not None:
         return Base(parent, None)
     context = context_name(name, options)
-    return Base(None, BaseReference(f"context:{context}" if context else name, platform))
+    if context:
+        return _context_base(context, platform, options, replaced=False)
+    return Base(None, BaseReference(name, platform))
+
+
+def _context_base(context: str, platform: Platform, options: BuildOptions, *, replaced: bool) -> Base:
+    if context in options.image_contexts:
+        return Base(None, BaseReference(f"context:{context}", platform), replaced)
+    return Base(None, BaseReference(SCRATCH, platform), replaced, context)
 
 
 def _platform(
-    opening: Instruction, known: Mapping[str, str], options: BuildOptions, escape: str, report: Report
+    opening: Instruction, arguments: Arguments, layout: Layout, options: BuildOptions, escape: str, report: Report
 ) -> Platform | None:
     flag = opening.flag("platform")
     if flag is None:
         return options.platform
     written = flag_value(flag)
-    text = _expand(written, known, escape, opening.span_of(flag), report)
+    text = _expand(written, arguments, layout, escape, opening.span_of(flag), report)
     if text is None:
         return None
     try:
         return Platform.parse(text)
     except ValueError:
         shown = f"{written} ({text or 'empty'})" if text != written else text
-        hint = did_not_set(written, known) or "for example linux/amd64 or linux/arm64"
+        hint = did_not_set(written, arguments.everywhere) or "for example linux/amd64 or linux/arm64"
         report.problem(f"{shown} is not a platform", "bad-platform", opening.span_of(flag), hint)
         return None
 
 
-def _expand(text: str, known: Mapping[str, str], escape: str, span: Span, report: Report) -> str | None:
+def _expand(text: str, arguments: Arguments, layout: Layout, escape: str, span: Span, report: Report) -> str | None:
     try:
-        expanded = expand(text, known, escape)
+        expanded = expand(text, arguments.everywhere, escape)
     except ExpansionError as error:
         report.problem(error.message, error.code, span, error.hint)
         return None
     for name in expanded.unset:
-        warn_unset(report, name, known, span, "UndefinedArgInFrom")
+        if name not in layout.declared:
+            warn_unset(report, name, arguments.everywhere, span, "UndefinedArgInFrom")
     return expanded.text
 
 
@@ -154,7 +165,10 @@ def images_below(stage: Stage, layout: Layout, bases: Mapping[int, Base], option
     images = [base.image] if base.image is not None else []
     for instruction in () if base.replaced else stage.instructions:
         for name, _ in sources_of(instruction):
-            if layout.find(name, stage.index) is None and not context_name(name, options) and "$" not in name:
+            context = context_name(name, options)
+            if context in options.image_contexts:
+                images.append(image_reference(f"context:{context}", options.platform))
+            elif layout.find(name, stage.index) is None and not context and "$" not in name:
                 images.append(image_reference(name, options.platform))
     return [image for image in images if image.reference != SCRATCH]
 

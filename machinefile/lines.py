@@ -93,6 +93,8 @@ class LineReader:
                 self._note_comment(stripped[1:].strip(SPACE))
             elif stripped:
                 return self._join(stripped, column + len(raw) - len(stripped))
+            else:
+                self._comments.clear()
         return None
 
     def heredoc(self, name: str, chomp: bool) -> str | None:

@@ -24,6 +24,8 @@ class BuildOptions:
     """Added to the image's labels, over those of the file."""
     contexts: frozenset[str] = frozenset()
     """The names given with --build-context."""
+    image_contexts: frozenset[str] = frozenset()
+    """Those among them that stand for images; the others are folders of files."""
     network: NetworkMode = NetworkMode.DEFAULT
     """For each RUN that doesn't say."""
     shape: MachineShape | None = None

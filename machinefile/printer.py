@@ -10,11 +10,14 @@ from machinefile.instructions import Form, Instruction, Machinefile, Pair
 def to_text(machinefile: Machinefile) -> str:
     """Text that parses to the same instructions."""
     lines = [f"# {directive.name}={directive.value}\n" for directive in machinefile.directives]
-    return "".join([*lines, *(_instruction(instruction) + "\n" for instruction in machinefile.instructions)])
+    instructions = (_instruction(instruction, machinefile.escape) for instruction in machinefile.instructions)
+    return "".join([*lines, *(text + "\n" for text in instructions)])
 
 
-def _instruction(instruction: Instruction) -> str:
+def _instruction(instruction: Instruction, escape: str) -> str:
     head = _head(instruction)
+    if head.endswith(escape) and not head.endswith(escape * 2):
+        head += f" {escape}"  # it ended the file, continued by nothing, and only there can a line end like that
     heredocs = (instruction.nested or instruction).heredocs
     return "".join([head, *(f"\n{doc.content}{doc.name}" for doc in heredocs)])
 

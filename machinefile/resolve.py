@@ -17,7 +17,7 @@ from machinefile.bases import (
 )
 from machinefile.building import DEFAULT_PATH, Building, StageState, merge_pairs, set_pair
 from machinefile.copies import resolve_copy, resolve_workdir
-from machinefile.errors import MachinefileError, MbuildError
+from machinefile.errors import MachinefileError, MbuildError, Problem, UsageError
 from machinefile.imageconfig import ImageConfig
 from machinefile.instructions import Flag, Instruction, Machinefile
 from machinefile.machines import resolve_machine, resolve_snapshot
@@ -47,6 +47,7 @@ from machinefile.steps import (
     BaseImage,
     BaseReference,
     BuildGraph,
+    Copy,
     From,
     FromContext,
     FromStep,
@@ -58,6 +59,9 @@ from machinefile.steps import (
 
 Lookup = Callable[[BaseReference], BaseImage]
 """Finds an image's digest and configuration; may raise any MbuildError."""
+
+Visit = Callable[[Stage, Base, Building, Instruction], None]
+"""Sees an instruction of the file, its FROM too, with the state of its stage just before it is carried out."""
 
 _HANDLERS: dict[str, Callable[[Building, Instruction], None]] = {
     "ADD": resolve_copy,
@@ -82,7 +86,11 @@ _HANDLERS: dict[str, Callable[[Building, Instruction], None]] = {
 }
 
 
-def resolve(machinefile: Machinefile, options: BuildOptions, lookup: Lookup) -> BuildGraph:
+def _look_away(stage: Stage, base: Base, building: Building, instruction: Instruction) -> None:
+    pass
+
+
+def resolve(machinefile: Machinefile, options: BuildOptions, lookup: Lookup, visit: Visit = _look_away) -> BuildGraph:
     """The steps that the target needs, with every variable, path and name resolved.
 
     `lookup` is called once for each image that is needed. Its errors get the place of the FROM (or flag) that names
@@ -92,10 +100,32 @@ def resolve(machinefile: Machinefile, options: BuildOptions, lookup: Lookup) -> 
     layout, arguments, bases = _survey(machinefile, options, report)
     target = layout.target(options.target)
     check_consumed(layout, options, report)
-    resolver = _Resolver(machinefile, options, lookup, layout, arguments, bases, report)
+    resolver = _Resolver(machinefile, options, lookup, layout, arguments, bases, report, visit)
     resolver.build(target)
     report.check()
     return resolver.graph(target)
+
+
+def resolve_every_stage(
+    machinefile: Machinefile, options: BuildOptions, lookup: Lookup, visit: Visit = _look_away
+) -> Report:
+    """What there is to say about all stages, needed or not. Mistakes are in the report.
+
+    Raises what `lookup` raises, but for UsageError, which is a mistake in the file.
+    """
+    report = Report()
+    try:
+        layout, arguments, bases = _survey(machinefile, options, report)
+        check_consumed(layout, options, report)
+        resolver = _Resolver(machinefile, options, lookup, layout, arguments, bases, report, visit)
+        layout.target(options.target)
+        for stage in layout.stages:
+            resolver.build(stage)
+    except MachinefileError as error:
+        report.problems.extend(problem for problem in error.problems if problem not in report.problems)
+    except UsageError as error:  # a lookup's: what stands there names no image
+        report.problems.append(Problem(error.message, error.code, error.span, error.hint))
+    return report
 
 
 def base_references(machinefile: Machinefile, options: BuildOptions) -> tuple[BaseReference, ...]:
@@ -133,6 +163,7 @@ class _Resolver:
     arguments: Arguments
     bases: Mapping[int, Base]
     report: Report
+    visit: Visit
     steps: list[Step] = field(default_factory=list)
     finished: dict[int, StageState] = field(default_factory=dict)
     images: dict[BaseReference, str] = field(default_factory=dict)
@@ -172,9 +203,11 @@ class _Resolver:
         )
         building.shape = self.options.shape or MachineShape()
         self._begin(building, stage, base)
+        self.visit(stage, base, building, stage.opening)
         if not base.replaced:
             self._triggers(building, stage)
             for instruction in stage.instructions:
+                self.visit(stage, base, building, instruction)
                 self._instruction(building, instruction)
         self._apply_shape(building)
         self.steps.extend(building.steps)
@@ -195,8 +228,12 @@ class _Resolver:
                 config = replace(config, working_dir="/")
             building.config = config
             suffix = f" AS {stage.name}" if stage.name else ""
-            text = f"FROM {base.image.reference}"
+            text = f"FROM context:{base.context}" if base.context else f"FROM {base.image.reference}"
             building.add(stage.opening, From(base.image, image.digest), text + suffix, text)
+            if base.context:
+                files = Copy(FromContext(base.context), (".",), "/", into_directory=True)
+                text = f"COPY --from={base.context} / /"
+                building.add(stage.opening, files, text, text)
         if all(name != "PATH" for name, _ in building.config.env):
             building.configure(env=set_pair(building.config.env, "PATH", DEFAULT_PATH))
         building.environment.update(building.config.env if base.parent is None else ())
@@ -253,6 +290,8 @@ class _Resolver:
                 message = "variables don't work in --from"
                 raise MachinefileError.one(message, code="from-variable", span=instruction.span_of(flag), hint=hint)
             context = context_name(name, self.options)
+            if context in self.options.image_contexts:
+                return FromStep(self._source_image(f"context:{context}", instruction, flag))
             if context:
                 return FromContext(context)
             found = self.layout.find(name, stage.index)

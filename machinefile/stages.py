@@ -67,6 +67,11 @@ class Layout:
         return found
 
     @property
+    def declared(self) -> frozenset[str]:
+        """The names of the ARGs before the first FROM, with a value or without."""
+        return frozenset(pair.name for instruction in self.arguments for pair in instruction.pairs)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What the stages are called."""
         return tuple(stage.label for stage in self.stages)

@@ -38,6 +38,8 @@ class BaseImage:
     digest: str
     """Of the manifest for the platform, `sha256:...`; empty for scratch."""
     config: ImageConfig
+    platform: Platform | None = None
+    """What it says it runs on, where that is known."""
 
 
 class NetworkMode(Enum):
@@ -190,6 +192,8 @@ class RemoteSource:
 
     url: str
     checksum: str = ""
+    pinned: str = ""
+    """What it stands for now, once the engine has found out: the digest of a file, the commit of a repository."""
     keep_git_dir: bool = False
     destination: str = "/"
     into_directory: bool = False

@@ -12,7 +12,7 @@ from types import FrameType
 from machinefile.errors import InterruptedBuildError, MbuildError
 from mbuild.report import render
 
-_COMMANDS = ("build", "plan", "parse", "run", "images", "doctor")
+_COMMANDS = ("build", "plan", "parse", "lint", "run", "images", "inspect", "pull", "push", "tag", "rmi", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

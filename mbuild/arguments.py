@@ -7,19 +7,15 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from machinefile.errors import UsageError
+from machinefile.steps import NetworkMode
 
 _LATER = {
     "--secret": 1,
     "--ssh": 1,
-    "--annotation": 1,
     "--add-host": 1,
-    "--network": 1,
-    "--build-context": 1,
     "--cache-from": 1,
     "--cache-to": 1,
     "--no-cache-filter": 1,
-    "--check": 0,
-    "--push": 0,
     "--load": 0,
     "--attest": 1,
     "--allow": 1,
@@ -61,8 +57,21 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[=VALUE]",
         help="give an ARG a value; without one, that of the environment",
     )
+    add(
+        "--build-context",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a folder, a git repository, docker-image://NAME or oci-layout://PATH:TAG that the file may name",
+    )
     add("--label", action="append", default=[], metavar="NAME=VALUE", help="put a label on the image")
     add("--platform", default="", metavar="OS/ARCH", help="what the image is to run on (default: this machine)")
+    add(
+        "--network",
+        choices=[mode.value for mode in NetworkMode],
+        default=NetworkMode.DEFAULT.value,
+        help="the network of each RUN that names none itself (default: default)",
+    )
     add("--no-cache", action="store_true", help="run every step, whatever the store holds")
     add("--pull", action="store_true", help="ask the registry for every base (always done: a name is looked up anew)")
     add_store_option(parser)

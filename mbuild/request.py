@@ -9,7 +9,9 @@ from pathlib import Path
 
 from engine.driver import BuildRequest
 from engine.images.reference import Reference
-from engine.output.spec import parse_output
+from engine.output.spec import parse_outputs
+from engine.remote.contexts import ContextKind, NamedContext, parse_context
+from machinefile.copies import is_git
 from machinefile.errors import UsageError
 from machinefile.ignore import IgnoreRules
 from machinefile.instructions import Machinefile
@@ -17,6 +19,7 @@ from machinefile.options import BuildOptions
 from machinefile.parser import parse
 from machinefile.platform import Platform, native
 from machinefile.source import Source
+from machinefile.steps import NetworkMode
 from mbuild.arguments import pairs
 
 MAX_MACHINEFILE_BYTES = 16 << 20
@@ -26,7 +29,7 @@ _DEFAULTS = ("Machinefile", "Dockerfile")
 def read_request(options: argparse.Namespace) -> BuildRequest:
     """Raises UsageError (`machinefile-missing`, `context-missing`, ...) and MachinefileError."""
     context = Path(options.context)
-    if "://" in options.context or options.context == "-":
+    if "://" in options.context or options.context == "-" or is_git(options.context):
         raise UsageError(
             f"the build context {options.context!r} must be a folder of this machine",
             code="context-unsupported",
@@ -39,15 +42,24 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
             hint="the last argument of mbuild names the folder whose files COPY may take",
         )
     path = find_machinefile(options.file, context)
+    contexts = tuple({one.name: one for one in map(parse_context, options.build_context)}.values())
     return BuildRequest(
         machinefile=read_machinefile(path),
         context=context,
         ignore=_ignore_rules(path, context),
-        options=_build_options(options),
+        options=_build_options(options, contexts),
         names=tuple(str(Reference.parse(name)) for name in getattr(options, "tag", ())),
-        outputs=tuple(parse_output(text) for text in getattr(options, "output", ())),
+        outputs=parse_outputs(_outputs(options), terminal=sys.stdout.isatty()),
         use_cache=not options.no_cache,
+        annotations=tuple(sorted(pairs(getattr(options, "annotation", ()), "--annotation"))),
+        contexts=contexts,
     )
+
+
+def _outputs(options: argparse.Namespace) -> list[str]:
+    """-o, and --push, which is short for an image that is pushed under its names."""
+    outputs: list[str] = list(getattr(options, "output", ()))
+    return [*outputs, "type=image,push=true"] if getattr(options, "push", False) else outputs
 
 
 def find_machinefile(given: str, context: Path) -> Path | None:
@@ -94,7 +106,7 @@ def _ignore_rules(path: Path | None, context: Path) -> IgnoreRules:
     return IgnoreRules.parse("")
 
 
-def _build_options(options: argparse.Namespace) -> BuildOptions:
+def _build_options(options: argparse.Namespace, contexts: tuple[NamedContext, ...]) -> BuildOptions:
     try:
         platform = Platform.parse(options.platform) if options.platform else native()
     except ValueError as error:
@@ -105,6 +117,9 @@ def _build_options(options: argparse.Namespace) -> BuildOptions:
         platform=platform,
         build_platform=native(),
         labels=pairs(options.label, "--label"),
+        network=NetworkMode(options.network),
+        contexts=frozenset(one.name for one in contexts),
+        image_contexts=frozenset(one.name for one in contexts if one.kind is ContextKind.IMAGE),
     )
 
 

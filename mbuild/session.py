@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,8 @@ from engine.events import Observer
 
 if TYPE_CHECKING:
     from engine.driver import Driver
+    from engine.images.source import ImageSources
+    from engine.output.image import BuiltImage
     from engine.vm.execution import Sandbox
 
 
@@ -29,9 +31,8 @@ def make_sandbox(store: Store, observer: Observer) -> Sandbox:
 
 
 @contextmanager
-def open_driver(cache_dir: str, observer: Observer, cancelled: threading.Event) -> Iterator[Driver]:
-    """A driver over the store and the network of this machine."""
-    from engine.driver import Driver
+def open_images(cache_dir: str, observer: Observer, cancelled: threading.Event) -> Iterator[tuple[Store, ImageSources]]:
+    """The store, and where images come from and go to."""
     from engine.images.source import ImageSources
 
     with open_store(cache_dir) as store:
@@ -40,4 +41,20 @@ def open_driver(cache_dir: str, observer: Observer, cancelled: threading.Event) 
             return store.blobs.read(digest) if store.blobs.has(digest) else None
 
         with ImageSources(Path.cwd(), observer=observer, stored=stored, cancelled=cancelled) as source:
-            yield Driver(store, source, lambda: make_sandbox(store, observer), observer, cancelled)
+            yield store, source
+
+
+@contextmanager
+def open_driver(cache_dir: str, observer: Observer, cancelled: threading.Event) -> Iterator[Driver]:
+    """A driver over the store and the network of this machine."""
+    from engine.driver import Driver
+    from engine.images.reference import Reference
+    from engine.imagestore import push
+
+    with open_images(cache_dir, observer, cancelled) as (store, source):
+
+        def push_all(image: BuiltImage, names: Sequence[str]) -> None:
+            for name in names:
+                push(store, source.registry(), image.digest, Reference.parse(name), observer, cancelled)
+
+        yield Driver(store, source, lambda: make_sandbox(store, observer), observer, cancelled, push_all)

@@ -6,6 +6,7 @@ import http.client
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ class Registry:
 
 
 @contextmanager
-def _serving(folder: Path, *, login: bool) -> Iterator[Registry]:
+def _serving(folder: Path, *, login: bool, certificate: tuple[Path, Path] | None = None) -> Iterator[Registry]:
     program = shutil.which("docker-registry")
     if program is None:
         pytest.fail("docker-registry is not installed: run scripts/setup")
@@ -61,7 +62,7 @@ def _serving(folder: Path, *, login: bool) -> Iterator[Registry]:
         "version: 0.1",
         "log: {level: warn}",
         f"storage: {{filesystem: {{rootdirectory: {storage}}}, delete: {{enabled: true}}}}",
-        f"http: {{addr: '{address}'}}",
+        f"http: {{addr: '{address}'{_tls(certificate)}}}",
     ]
     if login:
         (folder / "htpasswd").write_text(HTPASSWD)
@@ -72,7 +73,7 @@ def _serving(folder: Path, *, login: bool) -> Iterator[Registry]:
             [program, "serve", str(folder / "config.yml")], stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     try:
-        _wait(server, address, folder / "log")
+        _wait(server, address, folder / "log", tls=certificate is not None)
         yield Registry(address, storage, *(("ada", "lovelace") if login else ()))
     finally:
         server.terminate()
@@ -83,12 +84,18 @@ def _serving(folder: Path, *, login: bool) -> Iterator[Registry]:
             server.wait()
 
 
-def _wait(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
+def _tls(certificate: tuple[Path, Path] | None) -> str:
+    return f", tls: {{key: '{certificate[0]}', certificate: '{certificate[1]}'}}" if certificate else ""
+
+
+def _wait(server: subprocess.Popen[bytes], address: str, log: Path, *, tls: bool) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
             pytest.fail(f"docker-registry ended at once: {log.read_text(errors='replace')[-2000:]}")
         connection = http.client.HTTPConnection(address, timeout=5)
+        if tls:
+            connection = http.client.HTTPSConnection(address, timeout=5, context=ssl._create_unverified_context())
         try:
             connection.request("GET", "/v2/")
             if connection.getresponse().status in (200, 401):
@@ -107,12 +114,25 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A key, and a certificate for 127.0.0.1 and localhost that is its own authority."""
+    folder = tmp_path_factory.mktemp("certificate")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    argv += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=localhost"]
+    argv += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(argv, check=True, capture_output=True, timeout=30)
+    return key, certificate
+
+
 @pytest.fixture
 def start_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Registry]]:
-    """Starts a registry for one test: `start_registry(login=True)`."""
+    """Starts a registry for one test: `start_registry(login=True)`, or with `certificate=(KEY, CERTIFICATE)`."""
     with ExitStack() as stack:
 
-        def start(*, login: bool = False) -> Registry:
-            return stack.enter_context(_serving(tmp_path_factory.mktemp("registry"), login=login))
+        def start(*, login: bool = False, certificate: tuple[Path, Path] | None = None) -> Registry:
+            folder = tmp_path_factory.mktemp("registry")
+            return stack.enter_context(_serving(folder, login=login, certificate=certificate))
 
         yield start

@@ -96,7 +96,7 @@ class Authenticator:
     def _fetch(
         self, registry: str, realm: str, challenge: Challenge, scope: str, credentials: Credentials | None
     ) -> _Grant:
-        fields = {"service": challenge.get("service"), "scope": scope}
+        fields: dict[str, str | list[str]] = {"service": challenge.get("service"), "scope": scope}
         authorization, content, headers = "", None, {}
         if credentials is not None and credentials.identity_token:
             fields |= {"grant_type": "refresh_token", "client_id": _CLIENT}
@@ -107,7 +107,8 @@ class Authenticator:
             if credentials is not None:
                 fields["account"] = credentials.username
                 authorization = credentials.basic
-            query = urlencode({name: value for name, value in fields.items() if value})
+            fields["scope"] = scope.split()  # several go as fields of their own here, as one text above
+            query = urlencode({name: value for name, value in fields.items() if value}, doseq=True)
             realm += ("&" if "?" in realm else "?") + query
         with self._transport.exchange(
             "GET" if content is None else "POST",
@@ -143,7 +144,7 @@ def unauthorized(registry: str, what: str, tried: bool, said: str = "") -> Trans
         return TransferError(
             f"{registry} refused the credentials for {what}{said}",
             code="registry-unauthorized",
-            hint=f"log in to {registry} again, with an account that may read it",
+            hint=f"log in to {registry} again, with an account that may do this",
         )
     return TransferError(
         f"{registry} wants a login for {what}{said}",

@@ -40,12 +40,12 @@ class Verifier:
 
     def feed(self, data: bytes) -> None:
         """Raises UntrustedDataError (`blob-too-long`) when more comes than the descriptor says."""
-        self.done += len(data)
-        if self.done > self.descriptor.size:
+        if self.done + len(data) > self.descriptor.size:
             raise UntrustedDataError(
                 f"the blob {self.descriptor.digest} is longer than the {self.descriptor.size} bytes it should have",
                 code="blob-too-long",
             )
+        self.done += len(data)
         self._hash.update(data)
         self._sink(data)
         if time.monotonic() - self._told >= _EVENT_SECONDS:

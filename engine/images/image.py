@@ -41,7 +41,7 @@ class ResolvedImage:
     @property
     def base(self) -> BaseImage:
         """What resolving a Machinefile needs of it."""
-        return BaseImage(self.digest, self.configuration.config)
+        return BaseImage(self.digest, self.configuration.config, self.configuration.platform)
 
 
 def resolved(reference: str, manifest_bytes: bytes, configuration_bytes: bytes) -> ResolvedImage:

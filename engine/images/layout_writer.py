@@ -16,7 +16,7 @@ from engine.images.digest import digest_of
 from engine.images.download import mismatch
 from engine.images.files import FolderFiles
 from engine.images.jsonvalue import dump
-from engine.images.layout import INDEX_FILE, LAYOUT_FILE, REF_NAME, VERSION, OciLayout, blob_name
+from engine.images.layout import IMAGE_NAME, INDEX_FILE, LAYOUT_FILE, REF_NAME, VERSION, OciLayout, blob_name
 from engine.images.manifest import Index, Manifest
 from machinefile.errors import HostError, UsageError
 from machinefile.platform import Platform
@@ -68,17 +68,17 @@ class LayoutWriter:
         return FolderFiles(self._dest).size(blob_name(descriptor.digest)) == descriptor.size
 
     def add_manifest(
-        self, manifest: Manifest | Index, *, tag: str = "", platform: Platform | None = None
+        self, manifest: Manifest | Index, *, tag: str = "", name: str = "", platform: Platform | None = None
     ) -> Descriptor:
-        """Write a manifest, or an index, and list it under a tag once `commit` is called."""
-        return self.add_manifest_bytes(manifest.to_json(), manifest.media_type, tag=tag, platform=platform)
+        """Write a manifest, or an index, and list it under a tag, and a whole name, once `commit` is called."""
+        return self.add_manifest_bytes(manifest.to_json(), manifest.media_type, tag=tag, name=name, platform=platform)
 
     def add_manifest_bytes(
-        self, data: bytes, media_type: str, *, tag: str = "", platform: Platform | None = None
+        self, data: bytes, media_type: str, *, tag: str = "", name: str = "", platform: Platform | None = None
     ) -> Descriptor:
         """The same with the bytes as they came from elsewhere."""
         written = self.add_bytes(data, media_type)
-        annotations = ((REF_NAME, tag),) if tag else ()
+        annotations = tuple((key, value) for key, value in ((IMAGE_NAME, name), (REF_NAME, tag)) if value)
         self._entries.append(replace(written, platform=platform, annotations=annotations))
         return written
 

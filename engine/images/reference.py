@@ -50,7 +50,7 @@ class Reference:
     @property
     def endpoint(self) -> str:
         """The host, and port, that speaks for the registry."""
-        return _DEFAULT_ENDPOINT if self.registry == DEFAULT_REGISTRY else self.registry
+        return endpoint_of(self.registry)
 
     @property
     def target(self) -> str:
@@ -110,6 +110,16 @@ class Scratch:
 
     def __str__(self) -> str:
         return SCRATCH
+
+
+def endpoint_of(registry: str) -> str:
+    """The host, and port, that speaks for a registry."""
+    return _DEFAULT_ENDPOINT if registry == DEFAULT_REGISTRY else registry
+
+
+def registry_of(endpoint: str) -> str:
+    """The registry that a host, and port, speaks for."""
+    return DEFAULT_REGISTRY if endpoint in _DEFAULT_ALIASES else endpoint
 
 
 AnyReference = Reference | LayoutReference | ArchiveReference | Scratch

@@ -5,21 +5,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from engine.events import Observer, ignore
 from engine.images import mediatype
-from engine.images.auth import Authenticator, unauthorized
 from engine.images.credentials import CredentialStore
 from engine.images.descriptor import Descriptor
 from engine.images.digest import digest_of, is_digest
 from engine.images.download import Sink, Verifier, download, mismatch
 from engine.images.manifest import MAX_MANIFEST_BYTES, parse_manifest
-from engine.images.policy import RegistrySettings, TransferPolicy, host_of
+from engine.images.mirrors import Mirrors
+from engine.images.policy import RegistrySettings, TransferPolicy
 from engine.images.reference import Reference
-from engine.images.retry import Attempts, RetryableError
-from engine.images.transport import Transport
+from engine.images.retry import RetryableError
+from engine.images.session import Session
 from machinefile.errors import TransferError, UntrustedDataError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class RegistryClient:
-    """Reads images from registries; a context manager. Many threads may share one.
+    """Reads images from registries, or their mirrors; a context manager. Many threads may share one.
 
     Every method raises TransferError (`registry-unreachable`, `registry-unauthorized`, `registry-failed`,
     `image-not-found`), UntrustedDataError, and InterruptedBuildError once `cancelled` is set.
@@ -42,10 +43,11 @@ class RegistryClient:
         policy: TransferPolicy | None = None,
         cancelled: threading.Event | None = None,
     ) -> None:
+        self.session = Session(credentials, settings, policy, cancelled)
         self._observer = observer
-        self._policy = policy or TransferPolicy()
-        self._transport = Transport(settings or RegistrySettings.from_environment(), self._policy, cancelled)
-        self._auth = Authenticator(self._transport, credentials or CredentialStore.from_environment())
+        self._policy = self.session.policy
+        self._transport = self.session.transport
+        self._mirrors = Mirrors(self._transport.settings, observer)
         self._manifests: dict[str, bytes] = {}
 
     def __enter__(self) -> RegistryClient:
@@ -58,7 +60,10 @@ class RegistryClient:
 
     def resolve(self, reference: Reference) -> Descriptor:
         """What a name stands for now: the descriptor of a manifest or an index."""
-        attempts = self._attempts()
+        return self._mirrors.first(reference, self._resolve)
+
+    def _resolve(self, reference: Reference) -> Descriptor:
+        attempts = self.session.attempts()
         while True:
             try:
                 return self._head(reference) or self._describe(reference)
@@ -70,7 +75,10 @@ class RegistryClient:
         known = self._manifests.get(digest)
         if known is not None:
             return known
-        attempts = self._attempts()
+        return self._mirrors.first(reference, partial(self._fetch_manifest, digest))
+
+    def _fetch_manifest(self, digest: str, reference: Reference) -> bytes:
+        attempts = self.session.attempts()
         while True:
             try:
                 return self._manifest(reference, digest)
@@ -91,15 +99,23 @@ class RegistryClient:
                 code="blob-too-large",
             )
 
-        def open_at(offset: int) -> AbstractContextManager[httpx.Response]:
-            headers = {"Range": f"bytes={offset}-"} if offset else {}
-            return self._blob_response(reference, descriptor, headers)
-
         verifier = Verifier(descriptor, reference.short, sink, ignore if quiet else self._observer)
-        download(open_at, verifier, self._attempts(), self._policy)
+        for place in self._mirrors.places(reference):
 
-    def _attempts(self) -> Attempts:
-        return Attempts(self._policy, self._transport.cancelled)
+            def open_at(offset: int, place: Reference = place) -> AbstractContextManager[httpx.Response]:
+                headers = {"Range": f"bytes={offset}-"} if offset else {}
+                return self._blob_response(place, descriptor, headers)
+
+            try:
+                download(open_at, verifier, self.session.attempts(), self._policy)
+                return
+            except TransferError as error:
+                if place == reference:
+                    raise
+                self._mirrors.gave_up(place, reference, error)
+                if error.code == "digest-mismatch":  # the sink has the wrong bytes already
+                    raise
+            # The next place goes on where this one stopped.
 
     def _head(self, reference: Reference) -> Descriptor | None:
         """The descriptor from the headers alone; None where the registry does not give them."""
@@ -163,30 +179,7 @@ class RegistryClient:
                 raise self._transport.failure(response, what)
             yield response
 
-    @contextmanager
     def _exchange(
-        self,
-        reference: Reference,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        actions: str = "pull",
-    ) -> Iterator[httpx.Response]:
-        """One request about a repository, with whatever login it takes; a token that has run out is renewed once."""
-        url = f"{self._transport.origin(reference.endpoint)}/v2/{reference.repository}/{path}"
-        scope = f"repository:{reference.repository}:{actions}"
-        origin_host = host_of(reference.endpoint)
-        authorization = self._auth.header(reference.registry, scope)
-        for last in (False, True):
-            with self._transport.exchange(method, url, headers=headers, authorization=authorization) as response:
-                if response.status_code not in (401, 403) or response.url.host != origin_host:
-                    yield response
-                    return
-                answer = ""
-                if response.status_code == 401 and not last:
-                    answer = self._auth.answer(reference.registry, reference.repository, scope, response, authorization)
-                if not answer:
-                    said = self._transport.quote(response)
-                    known = self._auth.credentials(reference.registry, reference.repository) is not None
-                    raise unauthorized(reference.registry, reference.short, known, said)
-                authorization = answer
+        self, reference: Reference, method: str, path: str, headers: Mapping[str, str]
+    ) -> AbstractContextManager[httpx.Response]:
+        return self.session.exchange(reference, method, self.session.url(reference, path), headers=headers)

@@ -126,7 +126,7 @@ class ImageSources:
     def _open(self, text: str) -> Place:
         match parse_reference(text):
             case Reference() as reference:
-                return RegistryPlace(self._registry, reference)
+                return RegistryPlace(self.registry, reference)
             case LayoutReference() as reference:
                 root, blobs = open_layout(self._base_dir, reference, self._held)
             case ArchiveReference() as reference:
@@ -135,7 +135,8 @@ class ImageSources:
                 raise TransferError("scratch has no blobs", code="blob-not-found")
         return LocalPlace(root, blobs, text, self._observer, self._cancelled)
 
-    def _registry(self) -> RegistryClient:
+    def registry(self) -> RegistryClient:
+        """The client that asks registries, made when it is first needed."""
         from engine.images.registry import RegistryClient  # and with it httpx, only when a registry is asked
 
         with self._lock:

@@ -6,18 +6,21 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from engine.images.policy import RegistrySettings, TransferPolicy, is_loopback
+from engine.images.policy import RegistrySettings, TransferPolicy, Trust, is_loopback
 from engine.images.retry import RetryableError, retry_after
-from machinefile.errors import InterruptedBuildError, TransferError, UntrustedDataError
+from machinefile.errors import InterruptedBuildError, TransferError, UntrustedDataError, UsageError
 
 if TYPE_CHECKING:
     import httpx
+
+Content = bytes | Callable[[], Iterable[bytes]] | None
+"""What a request carries; a function gives it anew each time it must be sent."""
 
 _MAX_REDIRECTS = 5
 _MAX_CONNECTIONS = 16
@@ -36,7 +39,7 @@ class Transport:
         self.policy = policy
         self.cancelled = cancelled or threading.Event()
         self._lock = threading.Lock()
-        self._clients: dict[tuple[bool, str], httpx.Client] = {}
+        self._clients: dict[tuple[bool, Trust | None], httpx.Client] = {}
         self._held = ExitStack()
 
     def __enter__(self) -> Transport:
@@ -60,11 +63,13 @@ class Transport:
         *,
         headers: Mapping[str, str] | None = None,
         authorization: str = "",
-        content: bytes | None = None,
+        content: Content = None,
+        patience: float | None = None,
     ) -> Iterator[httpx.Response]:
         """Send a request and follow redirects; the answer's body is not read yet.
 
-        `authorization` goes to the first host alone. Raises TransferError (`registry-failed`,
+        `authorization` goes to the first host alone. `patience`, in seconds, is for an answer that may take longer
+        than the policy has it. Raises TransferError (`registry-failed`,
         `registry-untrusted-certificate`), and RetryableError for what may pass.
         """
         import httpx
@@ -78,7 +83,10 @@ class Transport:
                     sent["Authorization"] = authorization
                 with _translated(current.host):
                     client = self._client(current)
-                    request = client.build_request(method, current, headers=sent, content=content)
+                    body = content() if callable(content) else content
+                    request = client.build_request(
+                        method, current, headers=sent, content=body, timeout=self._timeout(patience)
+                    )
                     response = client.send(request, stream=True)
                 stack.callback(_close, response)
                 location = response.headers.get("location")
@@ -91,6 +99,19 @@ class Transport:
                 except httpx.InvalidURL as error:
                     raise _bad_redirect(first, "to what is not an address") from error
             raise _bad_redirect(first, "without end")
+
+    def follow(self, response: httpx.Response, location: str) -> str:
+        """The address that an answer's Location means, under the rules for redirects. Raises TransferError."""
+        import httpx
+
+        try:
+            return str(self._checked(response.url, response.url.join(location)))
+        except httpx.InvalidURL as error:
+            raise _bad_redirect(response.url, "to what is not an address") from error
+
+    def is_at(self, registry: str, url: str) -> bool:
+        """Whether an address is the registry's own: the same scheme, host and port."""
+        return _origin(self._parsed(url)) == _origin(self._parsed(self.origin(registry)))
 
     def _parsed(self, url: str) -> httpx.URL:
         import httpx
@@ -111,15 +132,22 @@ class Transport:
 
     def _client(self, url: httpx.URL) -> httpx.Client:
         """Loopback never goes through a proxy, and TLS is set up (20 ms) only where it is used."""
-        local, scheme = is_loopback(url.host), url.scheme
+        local = is_loopback(url.host)
+        trust = self.settings.trust(_authority(url)) if url.scheme == "https" else None
         with self._lock:
-            client = self._clients.get((local, scheme))
+            client = self._clients.get((local, trust))
             if client is None:
                 # A context without certificates trusts nobody: right for a client that never speaks TLS.
-                context = _trust() if scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if trust is None else _context(trust)
                 client = self._held.enter_context(self._new_client(context, proxied=not local))
-                self._clients[local, scheme] = client
+                self._clients[local, trust] = client
             return client
+
+    def _timeout(self, patience: float | None = None) -> httpx.Timeout:
+        import httpx
+
+        read = patience or self.policy.read_timeout
+        return httpx.Timeout(self.policy.read_timeout, read=read, connect=self.policy.connect_timeout)
 
     def _new_client(self, context: ssl.SSLContext, *, proxied: bool) -> httpx.Client:
         import httpx
@@ -129,7 +157,7 @@ class Transport:
                 verify=context,
                 trust_env=proxied,
                 http2=find_spec("h2") is not None,
-                timeout=httpx.Timeout(self.policy.read_timeout, connect=self.policy.connect_timeout),
+                timeout=self._timeout(),
                 limits=httpx.Limits(max_connections=_MAX_CONNECTIONS),
                 follow_redirects=False,
             )
@@ -188,7 +216,25 @@ def _message(data: bytes) -> str:
         return ""
 
 
-def _trust() -> ssl.SSLContext:
+def _context(trust: Trust) -> ssl.SSLContext:
+    context = _system_context()
+    for file in trust.authorities:
+        try:
+            context.load_verify_locations(cafile=file)
+        except OSError as error:  # ssl.SSLError is one
+            reason = "no certificate in PEM is in it" if isinstance(error, ssl.SSLError) else error.strerror
+            raise UsageError(
+                f"the certificate {file} cannot be used: {reason}",
+                code="registry-config-invalid",
+                hint="mend the file, or the configuration of registries that names it",
+            ) from error
+    if not trust.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _system_context() -> ssl.SSLContext:
     """The system's certificates, or SSL_CERT_FILE's; certifi's where the system has none."""
     paths = ssl.get_default_verify_paths()
     if paths.cafile or paths.capath:
@@ -219,13 +265,15 @@ def _unreachable(host: str, error: Exception) -> TransferError | RetryableError:
         return TransferError(
             f"the certificate of {host} is not trusted: {text}",
             code="registry-untrusted-certificate",
-            hint="put its authority's certificate into a file and name that in SSL_CERT_FILE",
+            hint="put its authority's certificate into a file and name that as ca in registries.toml, "
+            "or in SSL_CERT_FILE",
         )
     if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
         return TransferError(
             f"{host} does not speak TLS",
             code="registry-unreachable",
-            hint="if it may be trusted in plain HTTP, name it in MBUILD_INSECURE_REGISTRIES",
+            hint="if it may be trusted in plain HTTP, say plain-http = true in registries.toml, "
+            "or name it in MBUILD_INSECURE_REGISTRIES",
         )
     unreachable = TransferError(
         f"{host} cannot be reached: {text}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
     import zstandard
 
 CHUNK = 1 << 20
+GZIP_LEVEL = 4
+ZSTD_LEVEL = 3
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _FOREIGN = {b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2", b"\x04\x22\x4d\x18": "lz4"}
@@ -24,6 +25,10 @@ _GZIP_STEP = 32 << 10
 # A block of 4 bytes may stand for 128 KiB: this much input can become 32 MiB in one call, no more.
 _ZSTD_STEP = 1024
 _ZSTD_MAX_WINDOW = 1 << 27
+_ZSTD_LAST_SMALL = 19
+"""The highest level that keeps to a window of 8 MiB, and to tables of some 100 MB, by itself."""
+_ZSTD_CAP = {"window_log": 23, "chain_log": 24, "hash_log": 22}
+"""What that level has, for those above it."""
 
 
 class Source(Protocol):
@@ -244,51 +249,54 @@ class _Rechunker:
 
 
 class GzipWriter:
-    """Compresses what is written to it, deterministically: no name, no time, no operating system in the header.
+    """Compresses what is written to it: gzip members of 1 MiB of content each, with no name, no time and no operating
+    system in their headers, as gunzip, Go and zlib read them one after another (RFC 1952, section 2.2).
 
-    Equal input gives equal bytes with the same zlib; zlib-ng, which some distributions put in its place, makes
-    other (equally valid) bytes at the same level. Diff ids do not depend on either.
+    libdeflate is the compressor: its wheel brings its own copy, whose output depends on nothing but input and
+    level. Python's zlib module is whatever zlib, zlib-ng or hardware the system has, each with other bytes.
     """
 
     media_suffix = "+gzip"
 
-    def __init__(self, out: Sink, level: int = 4) -> None:
+    def __init__(self, out: Sink, level: int = GZIP_LEVEL) -> None:
+        import deflate
+
         self._out = _Measured(out)
-        self._deflate = zlib.compressobj(level, zlib.DEFLATED, -15, 8, zlib.Z_DEFAULT_STRATEGY)
+        self._level = level
+        self._compress = deflate.gzip_compress
         self._chunks = _Rechunker()
-        self._crc = 0
-        self._length = 0
-        # RFC 1952: deflate, no flags, mtime 0, no extra flags, unknown operating system.
-        self._out.write(_GZIP + b"\x08\x00\x00\x00\x00\x00\x00\xff")
 
     def write(self, data: bytes) -> int:
         """Takes all of `data`."""
-        self._crc = zlib.crc32(data, self._crc)
-        self._length += len(data)
         for piece in self._chunks.add(data):
-            self._out.write(self._deflate.compress(piece))
+            self._out.write(bytes(self._compress(piece, self._level)))
         return len(data)
 
     def finish(self) -> Compressed:
         """Write the end; nothing may be written afterwards. Does not close `out`."""
-        self._out.write(self._deflate.compress(self._chunks.rest()))
-        self._out.write(self._deflate.flush())
-        self._out.write(struct.pack("<II", self._crc, self._length & 0xFFFFFFFF))
+        rest = self._chunks.rest()
+        if rest or not self._out.size:
+            self._out.write(bytes(self._compress(rest, self._level)))
         return self._out.result()
 
 
 class ZstdWriter:
-    """Compresses what is written to it into one zstd frame with a checksum, on one thread: equal input gives equal
-    bytes with the same version of zstd."""
+    """Compresses what is written to it into one zstd frame with a checksum: equal input gives equal bytes with the same
+    version of zstd, however many threads work on it.
+
+    zstd cuts its input into jobs by level alone once it has any worker thread; without one it makes other bytes, so
+    there is always one. The window stays within the 8 MiB that RFC 8878 wants every reader to have.
+    """
 
     media_suffix = "+zstd"
 
-    def __init__(self, out: Sink, level: int = 3) -> None:
+    def __init__(self, out: Sink, level: int = ZSTD_LEVEL, threads: int = 1) -> None:
         import zstandard
 
         self._out = _Measured(out)
+        cap = _ZSTD_CAP if level > _ZSTD_LAST_SMALL else {}
         parameters = zstandard.ZstdCompressionParameters.from_level(
-            level, threads=0, write_checksum=True, write_content_size=False
+            level, threads=max(1, threads), write_checksum=True, write_content_size=False, **cap
         )
         self._chunks = _Rechunker()
         self._object = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
@@ -310,26 +318,26 @@ class _Measured:
     def __init__(self, out: Sink) -> None:
         self._out = out
         self._hash = hashlib.sha256()
-        self._size = 0
+        self.size = 0
 
     def write(self, data: bytes) -> None:
         if data:
             self._out.write(data)
             self._hash.update(data)
-            self._size += len(data)
+            self.size += len(data)
 
     def result(self) -> Compressed:
-        return Compressed("sha256:" + self._hash.hexdigest(), self._size)
+        return Compressed("sha256:" + self._hash.hexdigest(), self.size)
 
 
-def compress_gzip(stream: Source, out: Sink, level: int = 4) -> Compressed:
+def compress_gzip(stream: Source, out: Sink, level: int = GZIP_LEVEL) -> Compressed:
     """Compress a stream to its end; see GzipWriter."""
     return _pump(stream, GzipWriter(out, level))
 
 
-def compress_zstd(stream: Source, out: Sink, level: int = 3) -> Compressed:
+def compress_zstd(stream: Source, out: Sink, level: int = ZSTD_LEVEL, threads: int = 1) -> Compressed:
     """Compress a stream to its end; see ZstdWriter."""
-    return _pump(stream, ZstdWriter(out, level))
+    return _pump(stream, ZstdWriter(out, level, threads))
 
 
 def _pump(stream: Source, writer: GzipWriter | ZstdWriter) -> Compressed:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from cache.names import NamedImage
 from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Base
@@ -14,9 +17,20 @@ from engine.images.descriptor import Descriptor
 from engine.images.manifest import Manifest
 from engine.layers.entry import NORMAL_TIME
 from engine.output.compress import packed
+from engine.output.kinds import OutputSpec
+from machinefile.imageconfig import Pairs
 from machinefile.steps import BuildGraph
 
 COMMENT = "mbuild.machinefile.v0"
+
+
+_DOCKER_TYPES = {
+    mediatype.OCI_MANIFEST: mediatype.DOCKER_MANIFEST,
+    mediatype.OCI_CONFIG: mediatype.DOCKER_CONFIG,
+    mediatype.OCI_LAYER: "application/vnd.docker.image.rootfs.diff.tar",
+    mediatype.OCI_LAYER_GZIP: "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    mediatype.OCI_LAYER_ZSTD: "application/vnd.docker.image.rootfs.diff.tar.zstd",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +42,15 @@ class BuiltImage:
     manifest: Manifest
     size: int
     """Bytes of the manifest."""
+    layers: tuple[Layer, ...] = ()
+    """Its layers as the store keeps them: the base's as they came, then this build's, plain."""
+    from_base: int = 0
+    """How many of them are the base's."""
+
+    def keep(self, name: str, store: Store) -> None:
+        """Give it a name in the store. Raises StoreError."""
+        kept = rfc3339(time.time())
+        store.names.put(NamedImage(name, self.digest, self.size, self.manifest.media_type, kept))
 
 
 def rfc3339(seconds: float) -> str:
@@ -35,21 +58,58 @@ def rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def assemble(graph: BuildGraph, base: Base, result: StepResult, store: Store) -> BuiltImage:
+def assemble(graph: BuildGraph, base: Base, result: StepResult, store: Store, annotations: Pairs = ()) -> BuiltImage:
     """Write configuration, compressed layers and manifest into the store. The base's blobs are there already."""
-    own = tuple(packed(layer, store) for layer in result.layers)
-    configuration = _configuration(graph, base, result)
-    config = configuration.to_json()
+    config = _configuration(graph, base, result).to_json()
     manifest = Manifest(
         config=Descriptor(mediatype.OCI_CONFIG, store.blobs.put(config), len(config)),
-        layers=(*(_base_descriptor(layer) for layer in base.layers), *own),
+        layers=(*(_as_kept(layer) for layer in base.layers), *packed(result.layers, store)),
+        annotations=tuple(sorted(annotations)),
     )
+    return _kept(manifest, store, (*base.layers, *result.layers), len(base.layers))
+
+
+def variant(
+    image: BuiltImage, output: OutputSpec, store: Store, cancelled: threading.Event | None = None
+) -> BuiltImage:
+    """The image as an output wants it: its compression, annotations and media types. Its blobs are in the store.
+
+    The base's layers stay as they came unless `force_compression` is set; then all are compressed anew, also those
+    that came so compressed: who compressed them first does not show. Raises as `packed`.
+    """
+    kept = 0 if output.force_compression else image.from_base
+    own = packed(image.layers[kept:], store, output.compression, cancelled)
+    manifest = replace(
+        image.manifest,
+        layers=(*image.manifest.layers[:kept], *own),
+        annotations=tuple(sorted({**dict(image.manifest.annotations), **dict(output.annotations)}.items())),
+    )
+    if not output.oci_media_types:
+        manifest = _for_docker(manifest)
+    return image if manifest == image.manifest else _kept(manifest, store, image.layers, image.from_base)
+
+
+def _kept(manifest: Manifest, store: Store, layers: tuple[Layer, ...], from_base: int) -> BuiltImage:
     data = manifest.to_json()
-    return BuiltImage(store.blobs.put(data), manifest, len(data))
+    return BuiltImage(store.blobs.put(data), manifest, len(data), layers, from_base)
 
 
-def _base_descriptor(layer: Layer) -> Descriptor:
+def _as_kept(layer: Layer) -> Descriptor:
     return Descriptor(layer.media_type, layer.digest, layer.size)
+
+
+def _for_docker(manifest: Manifest) -> Manifest:
+    """The same with Docker's media types. Its schema has no annotations; registries keep them all the same."""
+
+    def renamed(descriptor: Descriptor) -> Descriptor:
+        return replace(descriptor, media_type=_DOCKER_TYPES.get(descriptor.media_type, descriptor.media_type))
+
+    return replace(
+        manifest,
+        config=renamed(manifest.config),
+        layers=tuple(map(renamed, manifest.layers)),
+        media_type=_DOCKER_TYPES.get(manifest.media_type, manifest.media_type),
+    )
 
 
 def _configuration(graph: BuildGraph, base: Base, result: StepResult) -> ImageConfiguration:

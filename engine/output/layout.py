@@ -1,74 +1,129 @@
-"""-o type=oci: an image as an OCI layout, a folder or a tar of one."""
+"""-o type=oci and type=docker: an image as an OCI layout, in a folder or a tar.
+
+The tar for Docker is an OCI layout too, with `manifest.json` beside its index, as `docker save` writes it: Docker reads
+either, older tools only the second. Sources: OCI image spec, image-layout.md; Docker image spec v1.2.
+"""
 
 from __future__ import annotations
 
-import shutil
-import tarfile
+import hashlib
+import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from cache.store import Store
 from engine.images.descriptor import Descriptor
+from engine.images.jsonvalue import dump
+from engine.images.layout import IMAGE_NAME, INDEX_FILE, LAYOUT_FILE, REF_NAME, VERSION, blob_name
 from engine.images.layout_writer import LayoutWriter
-from engine.layers.entry import NORMAL_TIME
+from engine.images.manifest import Index
+from engine.images.reference import Reference
+from engine.layers.compression import CHUNK, Sink
+from engine.layers.entry import Entry, EntryType
+from engine.layers.tarheader import BLOCK, ZERO_BLOCK
+from engine.layers.tarwrite import header_blocks
 from engine.output.image import BuiltImage
-from engine.output.spec import OutputSpec
-from machinefile.errors import HostError
+from machinefile.errors import InterruptedBuildError, StoreError
+from machinefile.imageconfig import Pairs
 
-_CHUNK = 1 << 20
+_MANIFEST_FILE = "manifest.json"
+_NO_NAME = "latest"
 
 
-def write_layout(image: BuiltImage, names: tuple[str, ...], output: OutputSpec, store: Store) -> None:
-    """Write the image; its tag is that of the first name, `latest` without one.
+def write_folder(
+    image: BuiltImage, names: tuple[str, ...], folder: Path, store: Store, cancelled: threading.Event
+) -> None:
+    """Write a layout into a folder, where its other images stay. An image without a name is tagged `latest`.
 
-    A folder that holds a layout keeps its other images. Raises HostError (`output-failed`), UsageError.
+    Until its index is replaced, last, a reader sees the folder as it was. Raises HostError (`output-failed`),
+    UsageError (`output-not-a-layout`).
     """
-    tag = names[0].rpartition(":")[2] if names else "latest"
-    if not output.tar:
-        _write_folder(image, tag, output.destination, store)
-        return
-    folder = store.folder()
-    _write_folder(image, tag, folder / "layout", store)
-    _pack(folder / "layout", output.destination, folder)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write_folder(image: BuiltImage, tag: str, folder: Path, store: Store) -> None:
     writer = LayoutWriter(folder)
-    for descriptor in (image.manifest.config, *image.manifest.layers):
+    for descriptor in _blobs(image):
         if not writer.has_blob(descriptor):
-            writer.add_blob(_chunks(descriptor, store), descriptor.media_type, descriptor.digest)
-    writer.add_manifest(image.manifest, tag=tag)
+            writer.add_blob(_chunks(descriptor, store, cancelled), descriptor.media_type, descriptor.digest)
+    for entry in map(dict, _listed(names)):
+        writer.add_manifest(image.manifest, tag=entry[REF_NAME], name=entry.get(IMAGE_NAME, ""))
     writer.commit()
 
 
-def _chunks(descriptor: Descriptor, store: Store) -> Iterator[bytes]:
+def write_archive(
+    image: BuiltImage, names: tuple[str, ...], out: Sink, store: Store, cancelled: threading.Event, *, docker: bool
+) -> None:
+    """Write a layout as a tar; the same image and names give the same bytes.
+
+    For Docker an image without a name has none. Raises StoreError (`blob-corrupt`), InterruptedBuildError.
+    """
+    whole = Descriptor(image.manifest.media_type, image.digest, image.size)
+    listed = _listed(names, nameless=() if docker else ((REF_NAME, _NO_NAME),))
+    small = {
+        INDEX_FILE: Index(tuple(_annotated(whole, entry) for entry in listed)).to_json(),
+        LAYOUT_FILE: dump({"imageLayoutVersion": VERSION}),
+    }
+    if docker:
+        small[_MANIFEST_FILE] = _docker_manifest(image, names)
+    large = {blob_name(blob.digest): blob for blob in (*_blobs(image), whole)}
+    _put(out, "blobs")
+    _put(out, "blobs/sha256")
+    for name, blob in sorted(large.items()):
+        _put(out, name, blob.size)
+        for chunk in _chunks(blob, store, cancelled):
+            out.write(chunk)
+        out.write(bytes(-blob.size % BLOCK))
+    for name, data in sorted(small.items()):
+        _put(out, name, len(data))
+        out.write(data + bytes(-len(data) % BLOCK))
+    out.write(ZERO_BLOCK * 2)
+
+
+def _put(out: Sink, name: str, size: int | None = None) -> None:
+    """A header: of a folder without a size. As everything that mbuild writes: one time, no owner."""
+    if size is None:
+        out.write(header_blocks(Entry(name, EntryType.DIRECTORY, 0o755)))
+    else:
+        out.write(header_blocks(Entry(name, EntryType.FILE, 0o644, size=size)))
+
+
+def _blobs(image: BuiltImage) -> tuple[Descriptor, ...]:
+    return (image.manifest.config, *image.manifest.layers)
+
+
+def _listed(names: tuple[str, ...], nameless: Pairs = ((REF_NAME, _NO_NAME),)) -> list[Pairs]:
+    """The annotations of each line of the index: the tag for readers of layouts, the whole name for containerd."""
+    return [((IMAGE_NAME, name), (REF_NAME, _tag(name))) for name in names] or [nameless]
+
+
+def _tag(name: str) -> str:
+    return Reference.parse(name).tag or _NO_NAME
+
+
+def _annotated(descriptor: Descriptor, annotations: Pairs) -> Descriptor:
+    return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size, annotations=annotations)
+
+
+def _docker_manifest(image: BuiltImage, names: tuple[str, ...]) -> bytes:
+    config, *layers = [blob_name(blob.digest) for blob in _blobs(image)]
+    tags = [Reference.parse(name).short for name in names]
+    return json.dumps([{"Config": config, "RepoTags": tags or None, "Layers": layers}], separators=(",", ":")).encode()
+
+
+def _chunks(descriptor: Descriptor, store: Store, cancelled: threading.Event) -> Iterator[bytes]:
+    """A blob's bytes, checked: after the last, StoreError (`blob-corrupt`) if they were not what they should be."""
+    summed, size = hashlib.sha256(), 0
     with store.blobs.open(descriptor.digest) as file:
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(min(CHUNK, descriptor.size - size + 1)):
+            if cancelled.is_set():
+                raise InterruptedBuildError
+            summed.update(chunk)
+            size += len(chunk)
+            if size > descriptor.size:
+                break
             yield chunk
-
-
-def _pack(folder: Path, destination: Path, temporary: Path) -> None:
-    """The same layout gives the same tar: sorted, one time, no owner's name."""
-
-    def normal(member: tarfile.TarInfo) -> tarfile.TarInfo:
-        member.mtime = NORMAL_TIME
-        member.uid = member.gid = 0
-        member.uname = member.gname = ""
-        member.mode = 0o755 if member.isdir() else 0o644
-        return member
-
-    packed = destination.with_name(f".{destination.name}.{temporary.name}")
-    try:
-        with tarfile.open(packed, "x", format=tarfile.PAX_FORMAT) as tar:
-            for path in sorted(folder.rglob("*")):
-                tar.add(path, str(path.relative_to(folder)), recursive=False, filter=normal)
-        packed.replace(destination)
-    except OSError as error:
-        raise HostError(
-            f"{destination} cannot be written: {error.strerror or error}",
-            code="output-failed",
-            hint="check the path, its rights and the space left",
-        ) from error
-    finally:
-        packed.unlink(missing_ok=True)
+    if size != descriptor.size or f"sha256:{summed.hexdigest()}" != descriptor.digest:
+        store.blobs.drop(descriptor.digest)
+        raise StoreError(
+            f"the blob {descriptor.digest} in the store was damaged, and was removed",
+            code="blob-corrupt",
+            hint="build again: what is missing is made anew",
+        )

@@ -78,7 +78,8 @@ def copied_entries(
     excluded = IgnoreRules.parse("\n".join(operation.exclude)) if operation.exclude else None
     copier = _Copier(operation, source, draft, excluded)
     try:
-        for matched in sources:
+        for number, matched in enumerate(sources):
+            copier.group = number
             if matched.path in archives:
                 unpack(archives[matched.path], operation.destination, draft, keep_owner=not operation.owner)
             else:
@@ -96,6 +97,7 @@ class _Copier:
         self._source = source
         self._draft = draft
         self._excluded = excluded
+        self.group = 0
 
     def copy_top(self, matched: Matched) -> None:
         entry = self._source.entry(matched.path)
@@ -160,7 +162,7 @@ class _Copier:
             return
         self._check_file(destination)
         source = path if entry.type is EntryType.FILE else None
-        self._draft.put(Copied(self._dressed(entry, destination), source=source))
+        self._draft.put(Copied(self._dressed(entry, destination), source=source, group=self.group))
 
     def _dressed(self, entry: Entry, destination: str) -> Entry:
         uid, gid = self._draft.owner or (entry.uid, entry.gid)

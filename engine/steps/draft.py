@@ -22,6 +22,8 @@ class Copied:
     """FILE: which of the unpacked archives that tree is; None for the source of the copy."""
     content: bytes | None = None
     """FILE: the content itself, for a heredoc."""
+    group: int = 0
+    """Which of the copy's sources it came with: names of one file stay that only among what came together."""
 
 
 class Draft:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
 
 from cache.results import Layer
-from engine.context import Context
+from engine.context import ContextFiles
 from engine.layers.compression import Source
 from engine.layers.content import Contents, LayerFiles
 from engine.layers.entry import NORMAL_TIME, Entry, EntryType
@@ -41,17 +41,29 @@ class _Nothing:
         return ()
 
 
-def copy_from_context(operation: Copy, context: Context, below: Layers, layers: LayerStore) -> Layer | None:
+def copy_from_context(operation: Copy, context: ContextFiles, below: Layers, layers: LayerStore) -> Layer | None:
     """COPY and ADD of files of the build context: they belong to root unless --chown says otherwise; ADD unpacks
     archives, whose files keep their owners.
 
     Raises MachinefileError, HostError (`content-changed`).
     """
+    return copy_files(operation, context, match_sources(operation, context, where="the build context"), below, layers)
+
+
+def copy_files(
+    operation: Copy, context: ContextFiles, sources: Sequence[Matched], below: Layers, layers: LayerStore
+) -> Layer | None:
+    """The same, of sources that were found already."""
     view = layers.view(below)
-    sources = match_sources(operation, context, where="the build context")
     archives = _archives(sources, context, layers.limits) if operation.unpack else {}
     owner = view.users.owner(operation.owner) if operation.owner else (0, 0)
     copied = copied_entries(operation, context, sources, _target(operation, view), owner, archives)
+    trees = {archive.number: archive.tree for archive in archives.values()}
+
+    def inode(path: str, archive: int | None) -> Hashable:
+        return context.inode(path) if archive is None else _inode(trees[archive], path)
+
+    copied = _linked(copied, inode)
     with ExitStack() as stack:
         opened: dict[int, Opener] = {}
         for archive in archives.values():
@@ -67,7 +79,8 @@ def copy_from_context(operation: Copy, context: Context, below: Layers, layers: 
 def copy_from_layers(operation: Copy, origin: Layers, below: Layers, layers: LayerStore, name: str) -> Layer | None:
     """COPY --from another step's file system: owners, attributes and hard links are kept. Raises as above."""
     source = LayerTree(layers.view(origin))
-    copied = _linked(_plan(operation, source, below, layers, f"the files of {name}"), source)
+    copied = _plan(operation, source, below, layers, f"the files of {name}")
+    copied = _linked(copied, lambda path, archive: _inode(source, path))
     wanted = [source.located(one.source) for one in copied if one.source is not None]
     with layers.files(origin).gather(wanted, layers.folder()) as contents:
         return layers.write([_item(one, lambda path: contents.open(source.located(path))) for one in copied])
@@ -99,7 +112,7 @@ def _target(operation: Copy, view: RootView) -> Tree:
     return _Nothing() if operation.link else LayerTree(view)
 
 
-def _archives(sources: Iterable[Matched], context: Context, limits: LayerLimits) -> dict[str, ArchiveTree]:
+def _archives(sources: Iterable[Matched], context: ContextFiles, limits: LayerLimits) -> dict[str, ArchiveTree]:
     found: dict[str, ArchiveTree] = {}
     for matched in sources:
         entry = context.entry(matched.path)
@@ -110,15 +123,20 @@ def _archives(sources: Iterable[Matched], context: Context, limits: LayerLimits)
     return found
 
 
-def _linked(copied: list[Copied], source: LayerTree) -> list[Copied]:
-    """Files that are one file in the source are one file in the copy."""
-    first: dict[tuple[int, str], str] = {}
+def _inode(tree: LayerTree, path: str) -> Hashable:
+    """What is the same for two names of one file."""
+    located = tree.located(path)
+    return located.layer, located.entry.link if located.entry.type is EntryType.HARDLINK else located.entry.path
+
+
+def _linked(copied: list[Copied], inode: Callable[[str, int | None], Hashable]) -> list[Copied]:
+    """What is one file in a source is one file in the copy; `inode` is asked with a path and an archive's number."""
+    first: dict[Hashable, str] = {}
     result = []
     for one in copied:
-        if one.source is not None:
-            located = source.located(one.source)
-            path = located.entry.link if located.entry.type is EntryType.HARDLINK else located.entry.path
-            holder = first.setdefault((located.layer, path), one.entry.path)
+        number = inode(one.source, one.archive) if one.source is not None else None
+        if number is not None:
+            holder = first.setdefault((one.group, one.archive, number), one.entry.path)
             if holder != one.entry.path:
                 link = Entry(
                     one.entry.path, EntryType.HARDLINK, one.entry.mode, one.entry.uid, one.entry.gid, link=holder

@@ -35,7 +35,7 @@ def run_step(
         disks=layers.disks(below),
         argv=operation.argv,
         environment=with_home(_environment(operation), account),
-        identity=Identity(account.uid, account.gid, account.groups),
+        identity=identity_of(account),
         working_dir=operation.working_dir,
         shape=operation.shape,
         network=operation.network,
@@ -56,6 +56,11 @@ def _environment(operation: Run) -> Pairs:
     what a tool writes by SOURCE_DATE_EPOCH stays true when the layer is stamped."""
     environment = {**dict(operation.proxy), "SOURCE_DATE_EPOCH": str(NORMAL_TIME), **dict(operation.environment)}
     return tuple(sorted(environment.items()))
+
+
+def identity_of(account: Account) -> Identity:
+    """Who the process is. Its own group is among its supplementary ones too, first, as in BuildKit."""
+    return Identity(account.uid, account.gid, tuple(dict.fromkeys((account.gid, *account.groups))))
 
 
 def with_home(environment: Pairs, account: Account) -> Pairs:

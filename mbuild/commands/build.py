@@ -11,6 +11,7 @@ from pathlib import Path
 from engine.driver import BuildReport
 from machinefile.errors import HostError
 from mbuild.arguments import Parser, add_build_options
+from mbuild.commands.lint import lint_request
 from mbuild.progress import ProgressMode, create
 from mbuild.request import read_request
 from mbuild.session import open_driver
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     parser = Parser(
         prog="mbuild",
         description="Build an image from a Machinefile, every RUN in a microVM of its own.",
-        epilog="other commands: plan, parse, run, images, doctor (mbuild COMMAND --help)",
+        epilog="other commands: plan, parse, lint, run, images, inspect, pull, push, tag, rmi, doctor",
     )
     add_build_options(parser)
     parser.add_argument(
@@ -41,7 +42,20 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     parser.add_argument(
         "--metadata-file", default="", metavar="FILE", help="write facts about the build into a file, as JSON"
     )
+    parser.add_argument("--push", action="store_true", help="push the image under its names: -o type=image,push=true")
+    parser.add_argument(
+        "--annotation",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="put an annotation on the image's manifest",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="check the Machinefile, as mbuild lint does; build nothing"
+    )
     options = parser.parse_args(arguments)
+    if options.check:
+        return lint_request(options, "text", cancelled)
     request = read_request(options)
     mode = ProgressMode.QUIET if options.quiet else ProgressMode(options.progress)
     with create(mode, sys.stderr) as display, open_driver(options.cache_dir, display, cancelled) as driver:
@@ -50,7 +64,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         _write(options.iidfile, report.digest)
     if options.metadata_file:
         _write(options.metadata_file, json.dumps(_metadata(report), indent=2) + "\n")
-    if options.quiet or not sys.stdout.isatty():
+    # Standard output may be an output's bytes, which nothing may stand behind.
+    if not any(output.to_stdout for output in request.outputs) and (options.quiet or not sys.stdout.isatty()):
         print(report.digest)
     return 0
 

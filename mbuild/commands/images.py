@@ -6,9 +6,14 @@ import json
 import threading
 from collections.abc import Sequence
 
-from engine.images.manifest import Manifest, parse_manifest
+from cache.names import NamedImage
+from cache.store import Store
 from engine.images.reference import Reference
+from engine.imagestore import manifests_of
+from machinefile.errors import StoreError
 from mbuild.arguments import Parser, add_format_option, add_store_option
+from mbuild.progress.text import label
+from mbuild.progress.units import size
 from mbuild.session import open_store
 
 
@@ -19,15 +24,26 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     add_format_option(parser)
     options = parser.parse_args(arguments)
     with open_store(options.cache_dir) as store:
-        rows = []
-        for image in store.names.all():
-            manifest = parse_manifest(store.blobs.read(image.digest)) if store.blobs.has(image.digest) else None
-            size = sum(layer.size for layer in manifest.layers) if isinstance(manifest, Manifest) else None
-            rows.append({"name": image.name, "digest": image.digest, "size": size, "kept": image.kept})
+        images = [(image, _size(store, image)) for image in store.names.all()]
     if options.format == "json":
+        rows = [{"name": i.name, "digest": i.digest, "size": total, "kept": i.kept} for i, total in images]
         print(json.dumps(rows, indent=2))
         return 0
-    for row in rows:
-        shown = "gone" if row["size"] is None else f"{int(str(row['size'])) / 1e6:.1f} MB"
-        print(f"{Reference.parse(str(row['name'])).short}  {str(row['digest'])[:19]}  {shown}  {row['kept']}")
+    width = max((len(_name(image)) for image, _ in images), default=0)
+    for image, total in images:
+        shown = "gone" if total is None else size(total)
+        print(f"{_name(image):<{width}}  {image.digest[:19]}  {shown:>8}  {label(image.kept)}".rstrip())
     return 0
+
+
+def _name(image: NamedImage) -> str:
+    return label(Reference.parse(image.name).short)
+
+
+def _size(store: Store, image: NamedImage) -> int | None:
+    """Bytes of its layers, compressed; of all its images, if it is an index; None when something is missing."""
+    try:
+        layers = {layer.digest: layer.size for one in manifests_of(store, image.digest) for layer in one.layers}
+    except StoreError:
+        return None
+    return sum(layers.values())

@@ -147,7 +147,7 @@ def test_a_run_sees_its_environment_its_user_and_its_home(workshop: Workshop) ->
     seen = workshop.files(report.digest)["seen"].decode().splitlines()
     assert seen == ["HOME=/home/ada", "LANG=C", "PATH=/bin", "SOURCE_DATE_EPOCH=315619200", "who=me", "word=me"]
     execution = workshop.sandbox.executions[-1]
-    assert (execution.identity.uid, execution.identity.gid, execution.identity.groups) == (1000, 1001, (10,))
+    assert (execution.identity.uid, execution.identity.gid, execution.identity.groups) == (1000, 1001, (1001, 10))
     assert execution.working_dir == "/home/ada"
     assert len(execution.disks) == 2
 
@@ -198,7 +198,7 @@ def test_a_step_that_fails_says_which_line_and_keeps_what_was_done(workshop: Wor
         ("FROM base\nRUN --network=host true\n", "network-host-refused", 2),
         ("FROM base\nCOPY --chmod=rwx f /\n", "bad-mode", 2),
         ("FROM base\nRUN --mount=type=cache,target=/c true\n", "unsupported", 2),
-        ("FROM base\nADD https://example.org/x /\n", "unsupported", 2),
+        ("FROM base\nADD http://127.0.0.1:1/x /\n", "remote-unreachable", 2),
     ],
 )
 def test_what_cannot_be_done_says_so_at_its_line(workshop: Workshop, text: str, code: str, line: int) -> None:
@@ -216,6 +216,16 @@ def test_nothing_runs_when_something_in_the_file_is_not_supported(workshop: Work
     with pytest.raises(MachinefileError):
         workshop.build("FROM base\nRUN write a b\nRUN --network=host true\n")
     assert workshop.sandbox.executions == []
+
+
+def test_what_cannot_be_built_yet_can_be_planned(workshop: Workshop) -> None:
+    plan = workshop.plan("FROM base\nMACHINE cpus=4 memory=1G\nRUN true\nSNAPSHOT --ready=tcp:80\n")
+    assert [planned.step.instruction for planned in plan.steps][1:] == [
+        "MACHINE cpus=4 memory=1G",
+        "RUN true",
+        "SNAPSHOT --ready=tcp:80",
+    ]
+    assert plan.graph.shape.cpus == 4
 
 
 def test_a_file_that_dockerignore_leaves_out_is_missing(workshop: Workshop) -> None:

@@ -240,6 +240,11 @@ def test_parsing_raises_nothing_but_its_own_error(lines: list[str]) -> None:
     assert _shape(printed) == _shape(found)
 
 
+@pytest.mark.parametrize("text", ["RUN a\\ \\", "# escape=`\nUSER x` `", "RUN a\\\\", "RUN a \\"])
+def test_a_last_line_that_nothing_continues_survives_printing(text: str) -> None:
+    assert _shape(read(to_text(read(text)))) == _shape(read(text))
+
+
 def _shape(machinefile: Machinefile) -> object:
     """What must survive printing: everything but where it stood."""
 

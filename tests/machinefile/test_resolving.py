@@ -18,6 +18,7 @@ from machinefile.platform import Platform
 from machinefile.resolve import base_references, resolve
 from machinefile.source import Source
 from machinefile.steps import (
+    SCRATCH,
     BaseImage,
     BaseReference,
     BuildGraph,
@@ -246,12 +247,27 @@ def test_files_come_from_stages_numbers_images_and_contexts() -> None:
 
 
 def test_a_named_context_stands_in_for_an_image_or_a_stage() -> None:
-    graph = build(
-        "FROM docker.io/library/deb:latest AS x\nRUN 1\nFROM x AS y\nRUN 2\nFROM y", contexts=frozenset({"deb", "y"})
-    )
+    images = frozenset({"deb", "y"})
+    text = "FROM docker.io/library/deb:latest AS x\nRUN 1\nFROM x AS y\nRUN 2\nFROM y"
+    graph = build(text, contexts=images, image_contexts=images)
     assert [step.instruction for step in graph.steps] == ["FROM context:y AS y"]
-    graph = build("FROM deb\nRUN 1", contexts=frozenset({"deb"}))
+    graph = build("FROM deb\nRUN 1", contexts=images, image_contexts=images)
     assert [step.instruction for step in graph.steps] == ["FROM context:deb", "RUN 1"]
+
+
+def test_a_named_context_that_is_a_folder_is_built_from_by_copying_it() -> None:
+    graph = build("FROM deb AS x\nRUN 1\nFROM x", contexts=frozenset({"deb"}))
+    assert [step.instruction for step in graph.steps] == ["FROM context:deb AS x", "COPY --from=deb / /", "RUN 1"]
+    assert [copy.origin for copy in copies(graph)] == [FromContext("deb")]
+    assert [step.operation.base.reference for step in graph.steps if isinstance(step.operation, From)] == [SCRATCH]
+
+
+def test_a_named_context_that_is_an_image_is_copied_from_as_one() -> None:
+    names = frozenset({"img"})
+    text = "FROM scratch\nCOPY --from=img / /1\nRUN --mount=from=docker.io/library/img,target=/m x"
+    graph = build(text, contexts=names, image_contexts=names)
+    assert [copy.origin for copy in copies(graph)] == [FromStep("context:img.0")]
+    assert graph.steps[-1].inputs == ("context:img.0",)
 
 
 def test_triggers_run_right_below_the_from_and_once() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,6 @@ from machinefile.errors import TransferError
 DATA = b"a layer"
 BLOB = Descriptor(mediatype.OCI_LAYER, digest_of(DATA), len(DATA))
 BLOB_PATH = f"/v2/tool/blobs/{BLOB.digest}"
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    argv += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=localhost"]
-    argv += ["-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run(argv, check=True, capture_output=True, timeout=30)
-    return key, certificate
 
 
 @pytest.fixture

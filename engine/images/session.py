@@ -1,0 +1,93 @@
+"""Requests about a repository, with whatever login they take."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from engine.images.auth import Authenticator, unauthorized
+from engine.images.credentials import CredentialStore
+from engine.images.policy import RegistrySettings, TransferPolicy, host_of
+from engine.images.reference import Reference
+from engine.images.retry import Attempts
+from engine.images.transport import Content, Transport
+
+if TYPE_CHECKING:
+    import httpx
+
+
+def pull_scope(repository: str) -> str:
+    """What a token must allow to read a repository."""
+    return f"repository:{repository}:pull"
+
+
+def push_scope(repository: str) -> str:
+    """What a token must allow to write to a repository."""
+    return f"repository:{repository}:pull,push"
+
+
+class Session:
+    """One user's talk with registries. Many threads may share it.
+
+    Everything raises TransferError (`registry-unreachable`, `registry-unauthorized`, `registry-failed`),
+    InterruptedBuildError once the build is cancelled, and, within this package, RetryableError.
+    """
+
+    def __init__(
+        self,
+        credentials: CredentialStore | None = None,
+        settings: RegistrySettings | None = None,
+        policy: TransferPolicy | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> None:
+        self.policy = policy or TransferPolicy()
+        self.transport = Transport(settings or RegistrySettings.from_environment(), self.policy, cancelled)
+        self._auth = Authenticator(self.transport, credentials or CredentialStore.from_environment())
+
+    def attempts(self, cancelled: threading.Event | None = None) -> Attempts:
+        """The patience for one transfer, which `cancelled` ends too."""
+        return Attempts(self.policy, cancelled or self.transport.cancelled)
+
+    def url(self, reference: Reference, path: str) -> str:
+        """An address about a repository: `path` is what the specification has after the repository's name."""
+        return f"{self.transport.origin(reference.endpoint)}/v2/{reference.repository}/{path}"
+
+    @contextmanager
+    def exchange(
+        self,
+        reference: Reference,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        content: Content = None,
+        scope: str = "",
+        patience: float | None = None,
+    ) -> Iterator[httpx.Response]:
+        """One request; a token that has run out is renewed once.
+
+        `scope` is what the token must allow, reading by default. To an address that is not the registry's own (an
+        upload may be sent elsewhere) goes no login. A refusal raises TransferError (`registry-unauthorized`).
+        """
+        scope = scope or pull_scope(reference.repository)
+        ours = self.transport.is_at(reference.endpoint, url)
+        origin_host = host_of(reference.endpoint)
+        authorization = self._auth.header(reference.registry, scope) if ours else ""
+        for last in (False, True):
+            with self.transport.exchange(
+                method, url, headers=headers, authorization=authorization, content=content, patience=patience
+            ) as response:
+                refused = response.status_code in (401, 403)
+                if not refused or not ours or response.url.host != origin_host:
+                    yield response
+                    return
+                answer = ""
+                if response.status_code == 401 and not last:
+                    answer = self._auth.answer(reference.registry, reference.repository, scope, response, authorization)
+                if not answer:
+                    said = self.transport.quote(response)
+                    known = self._auth.credentials(reference.registry, reference.repository) is not None
+                    raise unauthorized(reference.registry, reference.short, known, said)
+                authorization = answer

@@ -1,0 +1,1 @@
+"""What ADD and --build-context bring from afar: files over HTTP, git repositories, named contexts."""

@@ -1,0 +1,186 @@
+"""What ADD takes from afar: pinned before keys are computed, brought when a step needs it.
+
+Pinning a file asks its server, with the ETag and the date of the last time, and fetches the content only if it
+changed; the first time it has to fetch, for its digest is what the key is made of. With --checksum nothing is asked.
+Pinning a repository asks its server for the commit and fetches nothing; a commit that is named in full is believed.
+So `mbuild plan` does too.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from cache.keys import Value
+from cache.store import Store
+from engine.events import Observer
+from engine.images.policy import TransferPolicy
+from engine.layers.entry import Entry, EntryType
+from engine.layers.limits import LayerLimits
+from engine.remote.checkout import Checkout
+from engine.remote.git import Git
+from engine.remote.giturl import GitUrl, is_commit, parse_git_url
+from engine.remote.repository import Found, Repository, find_commit
+from engine.remote.web import Web
+from engine.remote.weburl import file_name
+from machinefile.copies import is_git
+from machinefile.errors import MachinefileError, MbuildError
+from machinefile.steps import BuildGraph, RemoteSource, Step
+
+FILE_MODE = 0o600
+"""Source: BuildKit's HTTP source, and Docker's documentation of ADD."""
+
+
+def record_fields(operation: RemoteSource) -> tuple[tuple[str, Value], ...]:
+    """What decides a remote source's files: never where they come from, unless the files say so themselves."""
+    if not is_git(operation.url):
+        return (("kind", "file"), ("content", operation.pinned), ("name", file_name(operation.url)))
+    url = repository_of(operation)
+    keep = keeps_git_dir(operation, url)
+    return (
+        ("kind", "git"),
+        ("content", operation.pinned),
+        ("subdir", url.subdir),
+        ("submodules", url.submodules),
+        ("git_dir", (url.shown, url.ref) if keep else None),
+    )
+
+
+def repository_of(operation: RemoteSource) -> GitUrl:
+    """The repository of an ADD. Raises MachinefileError (`bad-git-url`, `bad-checksum`)."""
+    url = parse_git_url(operation.url)
+    checksum = operation.checksum
+    if not checksum:
+        return url
+    if ":" in checksum:
+        message, hint = f"--checksum can't be {checksum}", "of a git repository it is the commit, 40 hexadecimal digits"
+        raise MachinefileError.one(message, code="bad-checksum", hint=hint)
+    return replace(url, checksum=checksum, ref=url.ref or (checksum if is_commit(checksum) else ""))
+
+
+def keeps_git_dir(operation: RemoteSource, url: GitUrl) -> bool:
+    """Whether .git comes along; a part of a repository has none."""
+    return not url.subdir and (operation.keep_git_dir or bool(url.keep_git_dir))
+
+
+@dataclass(frozen=True, slots=True)
+class FileTree:
+    """A tree that holds a single file, the blob of a download."""
+
+    name: str
+    size: int
+    store: Store
+    blob: str
+
+    def entry(self, path: str) -> Entry | None:
+        """What stands at a path."""
+        if not path:
+            return Entry("", EntryType.DIRECTORY, 0o755)
+        return Entry(path, EntryType.FILE, FILE_MODE, size=self.size) if path == self.name else None
+
+    def children(self, path: str) -> tuple[str, ...]:
+        """The names in a directory."""
+        return () if path else (self.name,)
+
+    def open(self, path: str) -> BinaryIO:
+        """Open the file for reading."""
+        return self.store.blobs.open(self.blob)
+
+    def digest(self, path: str) -> str:
+        """The sha256 of the file's content, in hex."""
+        return self.blob.removeprefix("sha256:")
+
+    def inode(self, path: str) -> tuple[int, int] | None:
+        """None: the file has one name."""
+        return None
+
+
+class Remotes:
+    """The remote sources of one build."""
+
+    def __init__(
+        self,
+        store: Store,
+        observer: Observer,
+        cancelled: threading.Event,
+        *,
+        limits: LayerLimits | None = None,
+        policy: TransferPolicy | None = None,
+    ) -> None:
+        self._store = store
+        self._limits = limits or LayerLimits.from_environment()
+        self._cancelled = cancelled
+        self._web = Web(store, observer, cancelled, largest=self._limits.max_bytes, policy=policy)
+        self._files: dict[str, str] = {}
+        self._commits: dict[GitUrl, Found] = {}
+
+    def pinned(self, graph: BuildGraph) -> BuildGraph:
+        """The graph with every remote source pinned to what it is now.
+
+        Raises TransferError, UntrustedDataError, HostError (`program-missing`: git), MachinefileError, with the place
+        of the ADD.
+        """
+        return replace(graph, steps=tuple(map(self._pinned, graph.steps)))
+
+    def _pinned(self, step: Step) -> Step:
+        if not isinstance(step.operation, RemoteSource):
+            return step
+        try:
+            return replace(step, operation=replace(step.operation, pinned=self.pin(step.operation)))
+        except MbuildError as error:
+            error.span = error.span or step.span
+            if isinstance(error, MachinefileError):
+                error.problems = tuple(replace(one, span=one.span or step.span) for one in error.problems)
+            raise
+
+    def pin(self, operation: RemoteSource) -> str:
+        """What a source is now: a digest, or a commit."""
+        if is_git(operation.url):
+            url = repository_of(operation)
+            return url.checksum if is_commit(url.checksum) else self._find(url).commit
+        file_name(operation.url)  # an address that is none is refused before anything else
+        if operation.checksum:
+            return operation.checksum
+        if operation.url not in self._files:
+            self._files[operation.url] = self._web.pin(operation.url)
+        return self._files[operation.url]
+
+    def file(self, operation: RemoteSource) -> FileTree:
+        """The file of a pinned source, fetched unless the store has it. Raises as `pinned`."""
+        blob = self._web.bring(operation.url, operation.pinned)
+        size = self._store.blobs.path(blob).stat().st_size
+        return FileTree(file_name(operation.url), size, self._store, blob)
+
+    @contextmanager
+    def checkout(self, operation: RemoteSource) -> Iterator[Checkout]:
+        """The files of a pinned repository, for as long as the context is held. Raises as `pinned`."""
+        url = repository_of(operation)
+        found = self._find(url)
+        if not found.matches(operation.pinned):
+            found = Found(operation.pinned)  # the name was moved since: the commit counts
+        tree = self._check_out(url, found, keep_git_dir=keeps_git_dir(operation, url))
+        try:
+            yield tree
+        finally:
+            tree.remove()
+
+    def context(self, address: str) -> Checkout:
+        """A repository as a named context, there until the store is closed. Raises as `pinned`."""
+        url = parse_git_url(address)
+        return self._check_out(url, self._find(url), keep_git_dir=False)
+
+    def _find(self, url: GitUrl) -> Found:
+        if url not in self._commits:
+            self._commits[url] = find_commit(self._git(), url)
+        return self._commits[url]
+
+    def _check_out(self, url: GitUrl, found: Found, *, keep_git_dir: bool) -> Checkout:
+        return Repository(self._git(), self._store.folder(), self._limits).checkout(
+            url, found, keep_git_dir=keep_git_dir
+        )
+
+    def _git(self) -> Git:
+        return Git(self._store.folder(), self._cancelled, largest=self._limits.max_bytes)
