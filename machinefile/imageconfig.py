@@ -30,6 +30,8 @@ class ImageConfig:
     working_dir: str = ""
     entrypoint: tuple[str, ...] | None = None
     cmd: tuple[str, ...] | None = None
+    args_escaped: bool = False
+    """What Docker sets wherever a CMD was given; it means something on Windows only."""
     shell: tuple[str, ...] | None = None
     labels: Pairs = ()
     exposed_ports: tuple[str, ...] = ()

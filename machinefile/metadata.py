@@ -59,7 +59,7 @@ def resolve_arg(building: Building, instruction: Instruction) -> None:
 def resolve_cmd(building: Building, instruction: Instruction) -> None:
     """CMD."""
     words = _command(building, instruction)
-    building.configure(cmd=words)
+    building.configure(cmd=words, args_escaped=True)
     building.cmd_given = True
     building.add(instruction, Metadata("CMD", words), _shown(instruction), f"CMD {quoted_list(words)}")
 

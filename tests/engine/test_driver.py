@@ -287,6 +287,16 @@ def test_a_layout_is_written(workshop: Workshop, tmp_path: Path, tar: bool) -> N
     assert [entry["digest"] for entry in index["manifests"]] == [report.digest]
 
 
+def test_a_command_is_marked_as_docker_marks_it(workshop: Workshop) -> None:
+    def marked(text: str) -> object:
+        manifest = workshop.image(workshop.build(text).digest)[0]
+        configuration = json.loads(workshop.store.blobs.read(manifest.config.digest))
+        return configuration["config"].get("ArgsEscaped")
+
+    assert marked("FROM base\nCMD echo\n") is True
+    assert marked('FROM base\nENTRYPOINT ["x"]\n') is None
+
+
 def test_an_unset_variable_is_a_warning(workshop: Workshop) -> None:
     workshop.build("FROM base\nLABEL a=$nope\n")
     codes = [event.code for event in workshop.events if isinstance(event, WarningRaised)]
