@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -156,7 +155,9 @@ class Transport:
             return httpx.Client(
                 verify=context,
                 trust_env=proxied,
-                http2=find_spec("h2") is not None,
+                # Threads that share one HTTP/2 connection of httpcore's can end up waiting for one another, each for
+                # what another has read (seen with uploads in parallel to a registry behind TLS).
+                http2=False,
                 timeout=self._timeout(),
                 limits=httpx.Limits(max_connections=_MAX_CONNECTIONS),
                 follow_redirects=False,
