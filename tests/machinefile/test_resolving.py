@@ -187,6 +187,7 @@ def test_settings_land_in_the_configuration() -> None:
         user="1:2",
         working_dir="/a/c",
         cmd=("/bin/bash", "-c", "go"),
+        args_escaped=True,
         shell=("/bin/bash", "-c"),
         labels=(("a", "3"), ("b c", "d e"), ("z", "1")),
         exposed_ports=("80/tcp", "8000/udp", "8001/udp"),
