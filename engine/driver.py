@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cache.results import StepResult
 from cache.store import Store
@@ -18,9 +19,7 @@ from engine.events import BuildEnded, Observer, WarningRaised
 from engine.images.reference import Reference
 from engine.images.source import ImageSource
 from engine.layerstore import LayerStore
-from engine.output.files import check_destinations
 from engine.output.image import BuiltImage, assemble
-from engine.output.outputs import Push, write_outputs
 from engine.output.spec import OutputSpec
 from engine.plan import Plan, make_plan
 from engine.remote.contexts import NamedContext, image_names, open_contexts
@@ -35,6 +34,9 @@ from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
 from machinefile.resolve import base_references
 from machinefile.steps import BuildGraph, From
+
+if TYPE_CHECKING:
+    from engine.output.outputs import Push
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,10 @@ class Driver:
         Raises MbuildError; what was finished before stays in the store.
         """
         begun = time.monotonic()
-        check_destinations(request.outputs)
+        if request.outputs:
+            from engine.output.files import check_destinations
+
+            check_destinations(request.outputs)
         if self.push is None and any(output.push for output in request.outputs):
             raise UsageError("there is nothing here to push with", code="output-unsupported")
         prepared = self._prepare(request, refuse=True)
@@ -167,6 +172,10 @@ class Driver:
         image = assemble(graph, base, result, self.store, request.annotations)
         for name in request.names:
             image.keep(name, self.store)
+        if not request.outputs:
+            return image
+        from engine.output.outputs import write_outputs  # with every writer, which most builds have no use for
+
         write_outputs(
             request.outputs,
             image,

@@ -4,11 +4,14 @@ blob from there (a mount) in place of sending it. What is known may be out of da
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from cache.index import Kind
 from cache.store import Store
-from engine.images.push import Origins
 from engine.images.reference import Reference
+
+if TYPE_CHECKING:
+    from engine.images.push import Origins
 
 _MOST = 8
 """Repositories remembered a blob."""

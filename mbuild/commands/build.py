@@ -11,7 +11,6 @@ from pathlib import Path
 from engine.driver import BuildReport
 from machinefile.errors import HostError
 from mbuild.arguments import Parser, add_build_options
-from mbuild.commands.lint import lint_request
 from mbuild.progress import ProgressMode, create
 from mbuild.request import read_request
 from mbuild.session import open_driver
@@ -55,6 +54,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     )
     options = parser.parse_args(arguments)
     if options.check:
+        from mbuild.commands.lint import lint_request
+
         return lint_request(options, "text", cancelled)
     request = read_request(options)
     mode = ProgressMode.QUIET if options.quiet else ProgressMode(options.progress)
