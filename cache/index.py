@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,12 +44,14 @@ class Index:
     """A diskcache whose own eviction is switched off and that can hold no pickles: a store that somebody else may
     write must not run code here.
 
-    A database that is damaged is set aside (`index.damaged`) and begun anew: what it knew is built again.
+    A database that is damaged is set aside (`index.damaged`) and begun anew: what it knew is built again. Threads may
+    share one: each has a connection of its own.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._cache: Any = None
+        self._lock = threading.Lock()
 
     def get(self, kind: Kind, key: str) -> object | None:
         """The value, as json.loads gives it, or None. An entry that is not JSON counts as missing."""
@@ -79,30 +83,46 @@ class Index:
 
     def close(self) -> None:
         """Give back the database's files."""
-        if self._cache is not None:
-            self._cache.close()
-            self._cache = None
+        with self._lock:
+            if self._cache is not None:
+                self._cache.close()
+                self._cache = None
 
     def _try(self, action: Callable[[Any], _T]) -> _T:
         for again in (True, False):
+            cache = None
             try:
                 with store_errors("using the index of the store"):
-                    if self._cache is None:
-                        self._cache = _open(self._folder)
-                    return action(self._cache)
+                    cache = self._opened()
+                    return action(cache)
             except sqlite3.OperationalError as error:
                 raise _refused(error) from error
             except sqlite3.DatabaseError as error:
                 if not again:
                     raise StoreError(f"the store's index fails: {error}", code="store-failed") from error
-                self._set_aside()
+                self._set_aside(cache)
         raise AssertionError("unreachable")
 
-    def _set_aside(self) -> None:
-        self.close()
+    def _opened(self) -> Any:
+        with self._lock:
+            if self._cache is None:
+                self._cache = _open(self._folder)
+            return self._cache
+
+    def _set_aside(self, damaged: Any) -> None:
+        """Rename the database's folder, unless another thread has done so since `damaged` was opened."""
+        with self._lock:
+            if self._cache is not damaged:
+                return
+            if damaged is not None:
+                damaged.close()
+                self._cache = None
+            self._rename_aside()
+
+    def _rename_aside(self) -> None:
         aside = self._folder.with_name(f"{self._folder.name}.damaged.{os.getpid()}")
-        with store_errors("setting a damaged index aside"):
-            self._folder.rename(aside)
+        with store_errors("setting a damaged index aside"), suppress(FileNotFoundError):
+            self._folder.rename(aside)  # unless another process was quicker
 
 
 def _refused(error: sqlite3.OperationalError) -> StoreError:

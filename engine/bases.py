@@ -109,13 +109,14 @@ class Bases:
             self._fetch(layer, threading.Event())
             self._remember(layer)
 
-    def pull_all(self, base: Base) -> None:
-        """Bring all layers of a base into the store, a few at a time; the first failure stops the others.
+    def pull_all(self, base: Base, stop: threading.Event | None = None) -> None:
+        """Bring all layers of a base into the store, a few at a time; the first failure stops the others, and so
+        does `stop`.
 
         Raises as `pull`, and InterruptedBuildError.
         """
         wanted = {layer.digest: layer for layer in base.layers if not self._store.blobs.has(layer.digest, layer.size)}
-        in_parallel([partial(self._fetch, layer) for layer in wanted.values()], PARALLEL, self._cancelled)
+        in_parallel([partial(self._fetch, layer) for layer in wanted.values()], PARALLEL, stop or self._cancelled)
         for layer in wanted.values():
             self._remember(layer)
 

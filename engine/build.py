@@ -1,4 +1,4 @@
-"""Carrying out a plan: the steps whose results are missing, each after what it needs."""
+"""Carrying out a plan: the steps whose results are missing, each after what it needs, side by side."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NoReturn
 
 from cache.index import Kind
@@ -18,6 +19,7 @@ from engine.layerstore import LayerStore
 from engine.plan import Plan, PlannedStep, content_identity, located
 from engine.records import record_of
 from engine.remote.remotes import Remotes
+from engine.schedule import Job, carry_out
 from engine.steps import local, remote, run, workdir
 from engine.vm.execution import Sandbox
 from machinefile.errors import InterruptedBuildError, MbuildError
@@ -40,7 +42,9 @@ class Build:
         cancelled: threading.Event,
         *,
         use_cache: bool = True,
+        jobs: int = 1,
     ) -> None:
+        """`jobs` is how many steps may run at once."""
         self._plan = plan
         self._store = store
         self._bases = bases
@@ -51,6 +55,7 @@ class Build:
         self._tell = observer
         self._cancelled = cancelled
         self._use_cache = use_cache
+        self._jobs = jobs
         self._results = {
             planned.step.id: planned.result or StepResult()
             for planned in plan.steps
@@ -70,14 +75,17 @@ class Build:
         shown = [planned for planned in self._plan.steps if not isinstance(planned.step.operation, Metadata)]
         self._labels = _labels(shown)
         self._tell(Planned(tuple(self._labels.items())))
-        needed = {self._plan.root_of(step_id) for step_id in (*self._sources(to_run), self._plan.graph.result)}
+        roots = {self._plan.root_of(step_id) for step_id in (*self._sources(to_run), self._plan.graph.result)}
+        jobs = []
         for planned in shown:
-            if planned.step.id in needed and not planned.hit:
-                self._pull(planned)
-            elif planned.step.id not in missing:
-                self._tell(StepEnded(planned.step.id, self._labels[planned.step.id], Outcome.CACHED))
-        for planned in to_run:
-            self._results[planned.step.id] = self._bring(planned)
+            step = planned.step
+            if step.id in roots and not planned.hit:
+                jobs.append(Job(step.id, (), partial(self._pull, planned)))
+            elif step.id in missing:
+                jobs.append(Job(step.id, self._needs(planned), partial(self._bring, planned)))
+            else:
+                self._tell(StepEnded(step.id, self._labels[step.id], Outcome.CACHED))
+        carry_out(jobs, self._jobs, self._cancelled)
         return self._results[self._plan.graph.result]
 
     def _sources(self, to_run: Sequence[PlannedStep]) -> Iterator[str]:
@@ -85,12 +93,17 @@ class Build:
         for planned in to_run:
             yield from (needed for needed in (planned.step.parent, *planned.step.inputs) if needed is not None)
 
-    def _pull(self, planned: PlannedStep) -> None:
+    def _needs(self, planned: PlannedStep) -> frozenset[str]:
+        """What must be there before a step can run: the steps it reads, and the bases that they stand on."""
+        read = set(self._sources([planned]))
+        return frozenset(read | {self._plan.root_of(step_id) for step_id in read})
+
+    def _pull(self, planned: PlannedStep, stop: threading.Event) -> None:
         step, name = planned.step, self._labels[planned.step.id]
         self._tell(StepStarted(step.id, name))
         begun = time.monotonic()
         try:
-            self._bases.pull_all(self._plan.bases[step.id])
+            self._bases.pull_all(self._plan.bases[step.id], stop)
         except MbuildError as error:
             self._fail(step, begun, error)
         self._tell(StepEnded(step.id, name, Outcome.DONE, time.monotonic() - begun))
@@ -105,20 +118,19 @@ class Build:
         """All layers of a step's file system, its base's first."""
         return self._plan.base_of(step_id).layers + self._results[step_id].layers
 
-    def _bring(self, planned: PlannedStep) -> StepResult:
-        if self._cancelled.is_set():
-            raise InterruptedBuildError
+    def _bring(self, planned: PlannedStep, stop: threading.Event) -> None:
         name = self._labels[planned.step.id]
 
         def waiting() -> None:
             self._tell(Note(f"waiting for another mbuild that builds {name}"))
 
-        with self._store.lock(f"step {planned.key}", cancelled=self._cancelled, waiting=waiting) as waited:
-            found = self._found_meanwhile(planned, waited=waited)
-            if found is not None:
+        with self._store.lock(f"step {planned.key}", cancelled=stop, waiting=waiting) as waited:
+            result = self._found_meanwhile(planned, waited=waited)
+            if result is not None:
                 self._tell(StepEnded(planned.step.id, name, Outcome.CACHED))
-                return found
-            return self._make(planned, name)
+            else:
+                result = self._make(planned, name, stop)
+            self._results[planned.step.id] = result
 
     def _found_meanwhile(self, planned: PlannedStep, *, waited: bool) -> StepResult | None:
         """A result that another build made while we waited, or one that an equal file system led to before."""
@@ -136,12 +148,12 @@ class Build:
         self._store.keep(planned.record, key, result)
         return result
 
-    def _make(self, planned: PlannedStep, name: str) -> StepResult:
+    def _make(self, planned: PlannedStep, name: str, stop: threading.Event) -> StepResult:
         step = planned.step
         self._tell(StepStarted(step.id, name))
         begun = time.monotonic()
         try:
-            added = self._execute(planned)
+            added = self._execute(planned, stop)
         except MbuildError as error:
             self._fail(step, begun, error)
         seconds = time.monotonic() - begun
@@ -151,7 +163,7 @@ class Build:
         self._tell(StepEnded(step.id, name, Outcome.DONE, seconds))
         return result
 
-    def _execute(self, planned: PlannedStep) -> Layer | None:
+    def _execute(self, planned: PlannedStep, stop: threading.Event) -> Layer | None:
         step = planned.step
         below = self.layers_of(step.parent) if step.parent is not None else ()
         match step.operation:
@@ -162,7 +174,7 @@ class Build:
                     self._layers,
                     self._sandbox,
                     lambda stream, data: self._tell(StepOutput(step.id, stream, data)),
-                    self._cancelled,
+                    stop,
                 )
             case Copy() as operation:
                 match operation.origin:

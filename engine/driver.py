@@ -14,6 +14,7 @@ from cache.results import StepResult
 from cache.store import Store
 from engine.bases import Base, Bases
 from engine.build import Build
+from engine.capacity import BoundedSandbox, Capacity, default_jobs
 from engine.context import Context, ContextFiles
 from engine.events import BuildEnded, Observer, WarningRaised
 from engine.images.reference import Reference
@@ -55,6 +56,8 @@ class BuildRequest:
     """--annotation: of the image's manifest."""
     contexts: tuple[NamedContext, ...] = ()
     """--build-context; `options` has their names."""
+    jobs: int = 0
+    """How many steps may run at once; 0 for what suits this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ class Driver:
         prepared = self._prepare(request, refuse=True)
         plan = prepared.plan
         layers = LayerStore(self.store, prepared.bases)
-        sandbox = _Lazy(self.sandbox)
+        sandbox = BoundedSandbox(_Lazy(self.sandbox), Capacity.of_host())
         build = Build(
             plan,
             self.store,
@@ -134,6 +137,7 @@ class Driver:
             self.observer,
             self.cancelled,
             use_cache=request.use_cache,
+            jobs=request.jobs or default_jobs(),
         )
         result = build.run()
         base = plan.base_of(plan.graph.result)
@@ -195,12 +199,14 @@ class _Lazy:
     def __init__(self, make: Callable[[], Sandbox]) -> None:
         self._make = make
         self._made: Sandbox | None = None
+        self._lock = threading.Lock()
 
     def execute(
         self, execution: Execution, output: Output, cancelled: threading.Event
     ) -> AbstractContextManager[Result]:
-        if self._made is None:
-            self._made = self._make()
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
         return self._made.execute(execution, output, cancelled)
 
     @property

@@ -72,6 +72,14 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         default=NetworkMode.DEFAULT.value,
         help="the network of each RUN that names none itself (default: default)",
     )
+    add(
+        "--jobs",
+        "-j",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="how many steps run at once (default: as many as there are cores, at least 2)",
+    )
     add("--no-cache", action="store_true", help="run every step, whatever the store holds")
     add("--pull", action="store_true", help="ask the registry for every base (always done: a name is looked up anew)")
     add_store_option(parser)
@@ -89,6 +97,13 @@ def add_store_option(parser: argparse.ArgumentParser) -> None:
 def add_format_option(parser: argparse.ArgumentParser) -> None:
     """--format."""
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print (default: text)")
+
+
+def _count(text: str) -> int:
+    """A number from 1 on, as argparse's `type`."""
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1024")
+    return int(text)
 
 
 def pairs(values: Sequence[str], option: str) -> tuple[tuple[str, str], ...]:

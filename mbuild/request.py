@@ -53,6 +53,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         use_cache=not options.no_cache,
         annotations=tuple(sorted(pairs(getattr(options, "annotation", ()), "--annotation"))),
         contexts=contexts,
+        jobs=options.jobs,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TextIO
 
-from mbuild.progress.display import Display, Quiet
+from mbuild.progress.display import Display
 from mbuild.progress.mode import ProgressMode, resolve
 from mbuild.progress.stream import Screen
 
@@ -35,4 +35,6 @@ def create(mode: ProgressMode, stream: TextIO) -> Display:
         from mbuild.progress.rawjson import RawJson
 
         return RawJson(screen)
-    return Quiet()
+    from mbuild.progress.quiet import Quiet
+
+    return Quiet(screen)

@@ -44,10 +44,3 @@ class Display(ABC):
 
     def end(self) -> None:  # noqa: B027
         """Called once, after the last event, whether or not the build went well."""
-
-
-class Quiet(Display):
-    """Shows nothing. Errors are the caller's to print."""
-
-    def show(self, event: Event) -> None:
-        """Nothing."""

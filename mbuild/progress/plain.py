@@ -17,10 +17,11 @@ from engine.events import (
     TransferProgress,
     WarningRaised,
 )
+from mbuild.progress.board import Board
 from mbuild.progress.display import Display
 from mbuild.progress.stream import Screen
 from mbuild.progress.summary import summary, warning
-from mbuild.progress.text import LineReader, label
+from mbuild.progress.text import LineReader, label, last_words
 from mbuild.progress.units import duration, moved
 
 _TRANSFER_INTERVAL = 5.0
@@ -50,9 +51,12 @@ class Plain(Display):
         self._sections: dict[str, _Section] = {}
         self._numbers = 0
         self._current: _Section | None = None
+        self._board = Board(colour=colour)
 
     def show(self, event: Event) -> None:
         """Write the event's lines, if it has any."""
+        self._board.apply(event, self._clock())
+        self._board.take_settled()
         match event:
             case StepStarted():
                 self._write(self._section(event.step, event.label), ())
@@ -68,6 +72,11 @@ class Plain(Display):
                 self._line(warning(event))
             case BuildEnded():
                 self._line(summary(event))
+
+    def end(self) -> None:
+        """Write the last lines of what failed once more: those of other steps may stand behind them by now."""
+        for failed in self._board.failures:
+            self._send(last_words(failed.label, failed.lines))
 
     def _output(self, event: StepOutput) -> None:
         section = self._section(event.step, event.step)

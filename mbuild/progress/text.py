@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 RESET = "\x1b[0m"
@@ -128,3 +128,8 @@ class LineReader:
 def _last_state(line: str) -> str:
     """What is after the last carriage return that something follows."""
     return line[line.rstrip("\r").rfind("\r") + 1 :] if "\r" in line else line
+
+
+def last_words(name: str, lines: Sequence[str]) -> list[str]:
+    """How logs show the end of a failed step's output, as BuildKit's users know it; nothing where it wrote nothing."""
+    return ["------", f" > {name}:", *lines, "------"] if lines else []

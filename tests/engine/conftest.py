@@ -98,6 +98,7 @@ class Workshop:
         outputs: tuple[OutputSpec, ...] = (),
         ignore: str = "",
         use_cache: bool = True,
+        jobs: int = 0,
         **options: object,
     ) -> BuildRequest:
         """A request for a Machinefile's text."""
@@ -109,6 +110,7 @@ class Workshop:
             names,
             outputs,
             use_cache,
+            jobs=jobs,
         )
 
     @property

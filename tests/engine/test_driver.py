@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,8 @@ import pytest
 from engine.events import BuildEnded, Outcome, Planned, StepEnded, StepOutput, WarningRaised
 from engine.layers.entry import NORMAL_TIME
 from engine.output.spec import parse_output
+from engine.vm.execution import Execution, Output, Result
+from engine.vm.fake import FakeSandbox
 from machinefile.errors import InterruptedBuildError, MachinefileError, MbuildError, StepError, TransferError
 
 if TYPE_CHECKING:
@@ -342,3 +347,67 @@ def test_a_base_whose_blob_lies_is_refused(workshop: Workshop) -> None:
         workshop.build("FROM base\nRUN write a b\n")
     assert caught.value.code == "digest-mismatch"
     assert workshop.sandbox.executions == []
+
+
+SIDE_BY_SIDE = """\
+FROM base AS one
+RUN write one met
+FROM base AS two
+RUN write two met
+FROM base
+COPY --from=one /one /
+COPY --from=two /two /
+"""
+
+
+@dataclass
+class Watched:
+    """A sandbox that does something before each command."""
+
+    sandbox: FakeSandbox
+    before: Callable[[Execution, threading.Event], object]
+
+    @contextmanager
+    def execute(self, execution: Execution, output: Output, cancelled: threading.Event) -> Iterator[Result]:
+        self.before(execution, cancelled)
+        with self.sandbox.execute(execution, output, cancelled) as result:
+            yield result
+
+    @property
+    def starts(self) -> int:
+        return self.sandbox.starts
+
+
+def test_stages_that_do_not_need_one_another_run_side_by_side(workshop: Workshop) -> None:
+    meeting = threading.Barrier(2, timeout=30)
+    workshop.sandbox = Watched(workshop.sandbox, lambda execution, cancelled: meeting.wait())  # type: ignore[assignment]
+    report = workshop.build(SIDE_BY_SIDE, jobs=2)
+    assert workshop.files(report.digest)["one"] == b"met"
+    assert report.run == 4
+
+
+def test_the_number_of_jobs_does_not_show_in_the_image(workshop: Workshop) -> None:
+    stages = [f"FROM base AS s{number}\nRUN write f{number} {number}\n" for number in range(12)]
+    copies = [f"COPY --from=s{number} /f{number} /\n" for number in range(12)]
+    text = "".join([*stages, "FROM base\n", *copies])
+    digests = {workshop.build(text, jobs=jobs, use_cache=False).digest for jobs in (1, 3, 8)}
+    assert len(digests) == 1
+
+
+def test_a_failed_step_stops_the_steps_beside_it(workshop: Workshop) -> None:
+    patient_runs = threading.Event()
+
+    def before(execution: Execution, cancelled: threading.Event) -> None:
+        if execution.argv[-1] == "write one met":
+            patient_runs.set()
+            assert cancelled.wait(30), "nobody stopped it"
+            raise InterruptedBuildError
+        assert patient_runs.wait(30)
+
+    workshop.sandbox = Watched(workshop.sandbox, before)  # type: ignore[assignment]
+    text = SIDE_BY_SIDE.replace("write two met", "fail 7")
+    with pytest.raises(StepError, match="exit code 7"):
+        workshop.build(text, jobs=2)
+    outcomes = {event.step: event.outcome for event in workshop.events if isinstance(event, StepEnded)}
+    assert outcomes["one.1"] is Outcome.CANCELLED
+    assert outcomes["two.1"] is Outcome.FAILED

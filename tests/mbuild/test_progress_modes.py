@@ -13,9 +13,9 @@ import pytest
 
 from engine.events import Note, StepOutput, StepStarted
 from mbuild.progress import ProgressMode, create
-from mbuild.progress.display import Quiet
 from mbuild.progress.mode import resolve
 from mbuild.progress.plain import Plain
+from mbuild.progress.quiet import Quiet
 from mbuild.progress.rawjson import RawJson
 from mbuild.progress.stream import Screen
 from mbuild.progress.terminal import Terminal

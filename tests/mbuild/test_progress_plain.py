@@ -96,7 +96,7 @@ def test_a_last_line_without_its_end_is_shown_before_the_verdict() -> None:
         StepOutput("b.1", 1, b"bye"),
         StepEnded("b.1", _MAKE, Outcome.FAILED, 0.1, "exit code 1"),
     )
-    assert lines == [f"#1 {_MAKE}", "#1 0.000 bye", "#1 0.000 oops", "#1 ERROR: exit code 1"]
+    assert lines[:4] == [f"#1 {_MAKE}", "#1 0.000 bye", "#1 0.000 oops", "#1 ERROR: exit code 1"]
 
 
 def test_a_half_line_of_one_stream_is_not_mixed_into_the_other() -> None:
@@ -212,3 +212,25 @@ def test_what_comes_after_the_end_is_dropped() -> None:
         pass
     display(Note("too late"))
     assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("mode", [ProgressMode.PLAIN, ProgressMode.QUIET])
+def test_the_last_forty_lines_of_a_failed_step_stand_at_the_end(mode: ProgressMode) -> None:
+    stream = io.StringIO()
+    with create(mode, stream) as display:
+        display(StepStarted("b.1", _MAKE))
+        display(StepStarted("b.2", _COPY))
+        display(StepOutput("b.1", 1, b"".join(b"line %d\n" % number for number in range(60))))
+        display(StepOutput("b.1", 2, b"and no end"))
+        display(StepEnded("b.1", _MAKE, Outcome.FAILED, 1.0, "exit code 1"))
+        display(StepOutput("b.2", 1, b"still copying\n"))
+        display(StepEnded("b.2", _COPY, Outcome.CANCELLED, 1.0))
+    tail = stream.getvalue().splitlines()[-43:]
+    assert tail[:2] == ["------", f" > {_MAKE}:"]
+    assert tail[2:-1] == [f"line {number}" for number in range(21, 60)] + ["and no end"]
+    assert tail[-1] == "------"
+
+
+def test_a_build_that_goes_well_shows_no_tail() -> None:
+    shown = _shown(StepStarted("b.1", _MAKE), StepOutput("b.1", 1, b"x\n"), StepEnded("b.1", _MAKE, Outcome.DONE, 1.0))
+    assert "------" not in shown
