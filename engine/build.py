@@ -13,13 +13,15 @@ from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Bases
 from engine.context import ContextFiles
-from engine.events import Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
+from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
 from engine.layerstore import LayerStore
 from engine.plan import Plan, PlannedStep, content_identity, located
 from engine.records import record_of
 from engine.remote.remotes import Remotes
 from engine.steps import local, remote, run, workdir
 from engine.vm.execution import Sandbox
+from engine.vm.network.gate import EgressLog
+from engine.vm.network.rules import EgressPolicy
 from machinefile.errors import InterruptedBuildError, MbuildError
 from machinefile.steps import Copy, From, FromContext, FromStep, Metadata, RemoteSource, Run, Step, Workdir
 
@@ -40,6 +42,7 @@ class Build:
         cancelled: threading.Event,
         *,
         use_cache: bool = True,
+        egress: EgressPolicy | None = None,
     ) -> None:
         self._plan = plan
         self._store = store
@@ -51,6 +54,7 @@ class Build:
         self._tell = observer
         self._cancelled = cancelled
         self._use_cache = use_cache
+        self._egress = egress or EgressPolicy()
         self._results = {
             planned.step.id: planned.result or StepResult()
             for planned in plan.steps
@@ -163,6 +167,8 @@ class Build:
                     self._sandbox,
                     lambda stream, data: self._tell(StepOutput(step.id, stream, data)),
                     self._cancelled,
+                    self._egress,
+                    lambda log: self._reached(step, log),
                 )
             case Copy() as operation:
                 match operation.origin:
@@ -178,6 +184,10 @@ class Build:
                 return workdir.make_workdir(operation, below, self._layers)
             case other:
                 raise AssertionError(f"{type(other).__name__} is not carried out")
+
+    def _reached(self, step: Step, log: EgressLog) -> None:
+        if log.entries:
+            self._tell(NetworkReached(step.id, self._labels[step.id], log.entries, log.more))
 
     def _result_below(self, planned: PlannedStep) -> StepResult:
         return self._results[planned.step.parent] if planned.step.parent is not None else StepResult()

@@ -26,6 +26,7 @@ from engine.remote.contexts import NamedContext, image_names, open_contexts
 from engine.remote.remotes import Remotes
 from engine.support import check_supported
 from engine.vm.execution import Execution, Output, Result, Sandbox
+from engine.vm.network.rules import EgressPolicy
 from machinefile.errors import UsageError
 from machinefile.ignore import IgnoreRules
 from machinefile.imageconfig import Pairs
@@ -55,6 +56,8 @@ class BuildRequest:
     """--annotation: of the image's manifest."""
     contexts: tuple[NamedContext, ...] = ()
     """--build-context; `options` has their names."""
+    egress: EgressPolicy = field(default_factory=EgressPolicy)
+    """What the steps may reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,7 @@ class Driver:
             self.observer,
             self.cancelled,
             use_cache=request.use_cache,
+            egress=request.egress,
         )
         result = build.run()
         base = plan.base_of(plan.graph.result)
@@ -154,7 +158,7 @@ class Driver:
         contexts: dict[str, ContextFiles] = {"": Context(request.context, request.ignore)}
         contexts.update(open_contexts(request.contexts, remotes))
         if refuse:
-            check_supported(graph)
+            check_supported(graph, host_network=request.egress.host_network)
         graph = remotes.pinned(graph)
         by_step = {step.id: bases.get(step.operation.base) for step in graph.steps if isinstance(step.operation, From)}
         plan = make_plan(graph, by_step, contexts, self.store, use_cache=request.use_cache)
