@@ -9,6 +9,8 @@ What is left out of every record, and why:
 - line numbers, comments, the spelling of instructions: they do not reach the step;
 - what a machine has (MACHINE, --memory, --cpus): it is not what the step is asked to do;
 - proxies (--build-arg http_proxy=...) unless an ARG declares them: the way out, not what is fetched;
+- what a step may reach (--allow-net, --allow): it decides whether a step comes through, not what comes of it then;
+- the host's search domains and resolver: as with its proxies;
 - times and owners of context files: they do not reach the layer;
 - where a remote file or repository comes from (ADD https://...): its content counts, and the name it gets;
 - the contents of cache mounts: a step must give the same result with an empty one;

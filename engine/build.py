@@ -14,7 +14,7 @@ from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Bases
 from engine.context import ContextFiles
-from engine.events import Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
+from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
 from engine.layerstore import LayerStore
 from engine.plan import Plan, PlannedStep, content_identity, located
 from engine.records import record_of
@@ -22,6 +22,8 @@ from engine.remote.remotes import Remotes
 from engine.schedule import Job, carry_out
 from engine.steps import local, remote, run, workdir
 from engine.vm.execution import Sandbox
+from engine.vm.network.gate import EgressLog
+from engine.vm.network.rules import EgressPolicy
 from machinefile.errors import InterruptedBuildError, MbuildError
 from machinefile.steps import Copy, From, FromContext, FromStep, Metadata, RemoteSource, Run, Step, Workdir
 
@@ -43,6 +45,7 @@ class Build:
         *,
         use_cache: bool = True,
         jobs: int = 1,
+        egress: EgressPolicy | None = None,
     ) -> None:
         """`jobs` is how many steps may run at once."""
         self._plan = plan
@@ -56,6 +59,7 @@ class Build:
         self._cancelled = cancelled
         self._use_cache = use_cache
         self._jobs = jobs
+        self._egress = egress or EgressPolicy()
         self._results = {
             planned.step.id: planned.result or StepResult()
             for planned in plan.steps
@@ -175,6 +179,8 @@ class Build:
                     self._sandbox,
                     lambda stream, data: self._tell(StepOutput(step.id, stream, data)),
                     stop,
+                    self._egress,
+                    lambda log: self._reached(step, log),
                 )
             case Copy() as operation:
                 match operation.origin:
@@ -190,6 +196,10 @@ class Build:
                 return workdir.make_workdir(operation, below, self._layers)
             case other:
                 raise AssertionError(f"{type(other).__name__} is not carried out")
+
+    def _reached(self, step: Step, log: EgressLog) -> None:
+        if log.entries:
+            self._tell(NetworkReached(step.id, self._labels[step.id], log.entries, log.more))
 
     def _result_below(self, planned: PlannedStep) -> StepResult:
         return self._results[planned.step.parent] if planned.step.parent is not None else StepResult()

@@ -27,6 +27,7 @@ from engine.remote.contexts import NamedContext, image_names, open_contexts
 from engine.remote.remotes import Remotes
 from engine.support import check_supported
 from engine.vm.execution import Execution, Output, Result, Sandbox
+from engine.vm.network.rules import EgressPolicy
 from machinefile.errors import UsageError
 from machinefile.ignore import IgnoreRules
 from machinefile.imageconfig import Pairs
@@ -58,6 +59,8 @@ class BuildRequest:
     """--build-context; `options` has their names."""
     jobs: int = 0
     """How many steps may run at once; 0 for what suits this machine."""
+    egress: EgressPolicy = field(default_factory=EgressPolicy)
+    """What the steps may reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ class Driver:
             self.cancelled,
             use_cache=request.use_cache,
             jobs=request.jobs or default_jobs(),
+            egress=request.egress,
         )
         result = build.run()
         base = plan.base_of(plan.graph.result)
@@ -158,7 +162,7 @@ class Driver:
         contexts: dict[str, ContextFiles] = {"": Context(request.context, request.ignore)}
         contexts.update(open_contexts(request.contexts, remotes))
         if refuse:
-            check_supported(graph)
+            check_supported(graph, host_network=request.egress.host_network)
         graph = remotes.pinned(graph)
         by_step = {step.id: bases.get(step.operation.base) for step in graph.steps if isinstance(step.operation, From)}
         plan = make_plan(graph, by_step, contexts, self.store, use_cache=request.use_cache)

@@ -53,6 +53,39 @@ class StepEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Reached:
+    """Something that a step tried to reach over the network; whether it was there is not known."""
+
+    name: str
+    """What the address was looked up as, or the name that was looked up; may be empty."""
+    address: str
+    """IPv4; empty for a look-up."""
+    port: int
+    """0 for ICMP."""
+    protocol: str
+    """`tcp`, `udp`, `icmp`, or `dns` for a look-up."""
+    denied: bool = False
+    """Whether the policy held it back."""
+
+    def __str__(self) -> str:
+        host = self.name or self.address
+        text = f"{host}:{self.port}" if self.protocol in ("tcp", "udp") else host
+        return f"{text} ({self.address})" if self.name and self.address else text
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkReached:
+    """What a step reached; told before its StepEnded, and not at all when it reached for nothing."""
+
+    step: str
+    label: str
+    entries: tuple[Reached, ...]
+    """In the order of the first time."""
+    more: int
+    """Attempts that no longer fitted in."""
+
+
+@dataclass(frozen=True, slots=True)
 class TransferProgress:
     """Bytes moved of a named thing: a layer pulled, a blob pushed."""
 
@@ -94,7 +127,17 @@ class BuildEnded:
     seconds: float
 
 
-Event = Planned | StepStarted | StepOutput | StepEnded | TransferProgress | Note | WarningRaised | BuildEnded
+Event = (
+    Planned
+    | StepStarted
+    | StepOutput
+    | StepEnded
+    | NetworkReached
+    | TransferProgress
+    | Note
+    | WarningRaised
+    | BuildEnded
+)
 Observer = Callable[[Event], None]
 
 

@@ -81,6 +81,8 @@ def _run(operation: Run, inputs: tuple[str, ...], contexts: Mapping[str, HashedT
         ("network", operation.network.value),
         ("mounts", tuple(_mount(mount, inputs, contexts) for mount in operation.mounts)),
         ("files", _inline(operation.files)),
+        # Only where there are some: keys from before there could be any stay as they were.
+        *((("hosts", operation.hosts),) if operation.hosts else ()),
     )
 
 

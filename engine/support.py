@@ -7,27 +7,28 @@ from machinefile.platform import native
 from machinefile.steps import BuildGraph, NetworkMode, Run, Step
 
 
-def check_supported(graph: BuildGraph) -> None:
-    """Raises MachinefileError with everything in the graph that cannot be done."""
+def check_supported(graph: BuildGraph, *, host_network: bool = False) -> None:
+    """Raises MachinefileError with everything in the graph that cannot be done, or may not: --network=host unless
+    `host_network` allows it."""
     runs = ((step, step.operation) for step in graph.steps if isinstance(step.operation, Run))
-    problems = [problem for step, run in runs for problem in _run_problems(step, run, graph)]
+    problems = [problem for step, run in runs for problem in _run_problems(step, run, graph, host_network)]
     if graph.snapshot is not None:
         problems.append(_unsupported("SNAPSHOT", "machines cannot be made yet", graph.steps[-1]))
     if problems:
         raise MachinefileError(problems)
 
 
-def _run_problems(step: Step, run: Run, graph: BuildGraph) -> list[Problem]:
+def _run_problems(step: Step, run: Run, graph: BuildGraph, host_network: bool) -> list[Problem]:
     found = [
         _unsupported(f"RUN --mount=type={mount.type.value}", "mounts cannot be made yet", step) for mount in run.mounts
     ]
-    if run.network is NetworkMode.HOST:
+    if run.network is NetworkMode.HOST and not host_network:
         found.append(
             Problem(
-                "RUN --network=host is refused: a step never shares the host's network",
+                "RUN --network=host is refused: it opens the host's loopback interface to the step",
                 "network-host-refused",
                 step.span,
-                "leave it out for a network of its own with the outside reachable, or use --network=none",
+                "allow it with --allow network.host, or leave it out: the outside can be reached without it",
             )
         )
     if graph.platform.architecture != native().architecture:

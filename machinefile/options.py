@@ -28,5 +28,7 @@ class BuildOptions:
     """Those among them that stand for images; the others are folders of files."""
     network: NetworkMode = NetworkMode.DEFAULT
     """For each RUN that doesn't say."""
+    hosts: Pairs = ()
+    """--add-host: names with an address or `host-gateway`, in the order given."""
     shape: MachineShape | None = None
     """In place of what MACHINE says."""

@@ -28,6 +28,7 @@ def resolve_run(building: Building, instruction: Instruction) -> None:
         mounts=mounts,
         shape=building.shape,
         files=files,
+        hosts=building.options.hosts,
         proxy=building.arguments.proxy,
     )
     created_by = f"RUN {' '.join([*_declared(building), *argv])} # buildkit"

@@ -8,17 +8,16 @@ from typing import NoReturn
 
 from machinefile.errors import UsageError
 from machinefile.steps import NetworkMode
+from mbuild.network import add_network_options
 
 _LATER = {
     "--secret": 1,
     "--ssh": 1,
-    "--add-host": 1,
     "--cache-from": 1,
     "--cache-to": 1,
     "--no-cache-filter": 1,
     "--load": 0,
     "--attest": 1,
-    "--allow": 1,
 }
 """Words of docker build that are understood and cannot be done yet, with how many arguments each takes."""
 
@@ -80,6 +79,7 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many steps run at once (default: as many as there are cores, at least 2)",
     )
+    add_network_options(parser)
     add("--no-cache", action="store_true", help="run every step, whatever the store holds")
     add("--pull", action="store_true", help="ask the registry for every base (always done: a name is looked up anew)")
     add_store_option(parser)

@@ -13,6 +13,7 @@ from engine.output.spec import parse_outputs
 from engine.remote.contexts import ContextKind, NamedContext, parse_context
 from machinefile.copies import is_git
 from machinefile.errors import UsageError
+from machinefile.hosts import parse_hosts
 from machinefile.ignore import IgnoreRules
 from machinefile.instructions import Machinefile
 from machinefile.options import BuildOptions
@@ -21,6 +22,7 @@ from machinefile.platform import Platform, native
 from machinefile.source import Source
 from machinefile.steps import NetworkMode
 from mbuild.arguments import pairs
+from mbuild.network import configured_proxies, egress_policy
 
 MAX_MACHINEFILE_BYTES = 16 << 20
 _DEFAULTS = ("Machinefile", "Dockerfile")
@@ -54,6 +56,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         annotations=tuple(sorted(pairs(getattr(options, "annotation", ()), "--annotation"))),
         contexts=contexts,
         jobs=options.jobs,
+        egress=egress_policy(options),
     )
 
 
@@ -119,6 +122,7 @@ def _build_options(options: argparse.Namespace, contexts: tuple[NamedContext, ..
         build_platform=native(),
         labels=pairs(options.label, "--label"),
         network=NetworkMode(options.network),
+        hosts=parse_hosts(options.add_host),
         contexts=frozenset(one.name for one in contexts),
         image_contexts=frozenset(one.name for one in contexts if one.kind is ContextKind.IMAGE),
     )
@@ -134,4 +138,6 @@ def _build_args(values: list[str]) -> tuple[tuple[str, str], ...]:
             found[name] = rest
         elif name in os.environ:
             found[name] = os.environ[name]
+    given = {name.upper() for name in found}
+    found.update((name, value) for name, value in configured_proxies().items() if name not in given)
     return tuple(found.items())

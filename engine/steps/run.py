@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cache.results import Layer
 from engine.layers.entry import NORMAL_TIME
 from engine.layers.users import Account
 from engine.layerstore import LayerStore
+from engine.steps.proxies import for_guest
 from engine.vm.execution import Ending, Execution, GuestFile, Identity, Output, Result, Sandbox
+from engine.vm.network.gate import EgressLog
+from engine.vm.network.rules import EgressPolicy
 from machinefile.errors import StepError
 from machinefile.imageconfig import Pairs
 from machinefile.steps import Run
 
 _SIGNAL_BASE = 128
+_DENIED_SHOWN = 5
 
 
 def run_step(
@@ -24,17 +29,20 @@ def run_step(
     sandbox: Sandbox,
     output: Output,
     cancelled: threading.Event,
+    egress: EgressPolicy | None = None,
+    reached: Callable[[EgressLog], None] = lambda log: None,
 ) -> Layer | None:
-    """Run the command; give the layer it made, None when it changed nothing.
+    """Run the command; give the layer it made, None when it changed nothing. `reached` is told, once, what it reached.
 
     Raises StepError: `user-unknown`, `run-failed`, `run-killed`, `run-out-of-memory`, `run-out-of-disk`; HostError;
     InterruptedBuildError.
     """
     account = layers.view(below).users.account(operation.user)
+    proxy, loopback_ports = for_guest(operation.proxy)
     execution = Execution(
         disks=layers.disks(below),
         argv=operation.argv,
-        environment=with_home(_environment(operation), account),
+        environment=with_home(_environment(operation, proxy), account),
         identity=identity_of(account),
         working_dir=operation.working_dir,
         shape=operation.shape,
@@ -42,8 +50,12 @@ def run_step(
         files=tuple(
             GuestFile(file.name, file.content.encode("utf-8", "surrogateescape"), 0o755) for file in operation.files
         ),
+        hosts=operation.hosts,
+        egress=egress or EgressPolicy(),
+        loopback_ports=loopback_ports,
     )
     with sandbox.execute(execution, output, cancelled) as result:
+        reached(result.egress)
         if result.ending is not Ending.EXITED or result.code:
             raise _failure(operation, result)
         if result.changes is None:
@@ -51,10 +63,16 @@ def run_step(
         return layers.add_changes(result.changes)
 
 
-def _environment(operation: Run) -> Pairs:
+def _environment(operation: Run, proxy: Pairs) -> Pairs:
     """What the step declares, and what every step sees: the proxies given, and the one time of all layers, so that
     what a tool writes by SOURCE_DATE_EPOCH stays true when the layer is stamped."""
-    environment = {**dict(operation.proxy), "SOURCE_DATE_EPOCH": str(NORMAL_TIME), **dict(operation.environment)}
+    given, for_the_guest = dict(operation.proxy), dict(proxy)
+    declared = {
+        # An ARG that took a proxy's setting means the same proxy.
+        name: for_the_guest[name] if given.get(name) == value else value
+        for name, value in operation.environment
+    }
+    environment = {**for_the_guest, "SOURCE_DATE_EPOCH": str(NORMAL_TIME), **declared}
     return tuple(sorted(environment.items()))
 
 
@@ -93,6 +111,7 @@ def _failure(operation: Run, result: Result) -> StepError:
         return StepError(
             f"the command {command} was killed by signal {result.code - _SIGNAL_BASE} (exit code {result.code})",
             code="run-killed",
+            hint=_denied(result.egress),
         )
     if result.ending in _ENDINGS:
         words = _ENDINGS[result.ending]
@@ -101,7 +120,17 @@ def _failure(operation: Run, result: Result) -> StepError:
         126: "exit code 126: the program is there and cannot be executed",
         127: "exit code 127: the shell or the program was not found in the image",
     }.get(result.code, "")
+    hint = "; ".join(filter(None, (hint, _denied(result.egress))))
     return StepError(f"the command {command} failed with exit code {result.code}", code="run-failed", hint=hint)
+
+
+def _denied(log: EgressLog) -> str:
+    """What the step was not let reach, in words."""
+    names = list(dict.fromkeys(str(entry) for entry in log.denied))
+    if not names:
+        return ""
+    more = f" and {len(names) - _DENIED_SHOWN} more" if len(names) > _DENIED_SHOWN else ""
+    return f"it was denied {', '.join(names[:_DENIED_SHOWN])}{more}: allow what it needs with --allow-net HOST:PORT"
 
 
 def _shown(argv: tuple[str, ...], limit: int = 120) -> str:

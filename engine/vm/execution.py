@@ -10,6 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from engine.vm.network.gate import EgressLog
+from engine.vm.network.rules import EgressPolicy
 from machinefile.imageconfig import Pairs
 from machinefile.steps import MachineShape, NetworkMode
 
@@ -53,6 +55,11 @@ class Execution:
     files: tuple[GuestFile, ...] = ()
     capture: bool = True
     """Whether the changed files are wanted."""
+    hosts: Pairs = ()
+    """More names for etc/hosts, each with an address (IPv4, IPv6) or `host-gateway`."""
+    egress: EgressPolicy = field(default_factory=EgressPolicy)
+    loopback_ports: frozenset[int] = frozenset()
+    """Ports of the host's loopback interface that may be reached, at the gateway; the policy's rules come first."""
 
 
 class Ending(Enum):
@@ -74,6 +81,8 @@ class Result:
     changes: BinaryIO | None = None
     """With capture, and when it exited with 0: the changed files as a change stream (engine/layers/changes.py),
     open for reading from its start; good until the context of `execute` is left."""
+    egress: EgressLog = field(default_factory=EgressLog)
+    """What it reached."""
 
 
 class Sandbox(Protocol):

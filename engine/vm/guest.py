@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from engine.vm.execution import Execution, GuestFile
 from engine.vm.initramfs import module_path
 from engine.vm.kernel import LATE_MODULES, TEMPLATE_MODULES
+from engine.vm.network.addresses import GATEWAY, dotted
+from engine.vm.network.resolvconf import taken_over
 from engine.vm.protocol import Command, Op, Value, command, texts
+from machinefile.hosts import HOST_GATEWAY
 from machinefile.steps import NetworkMode
 
 ROOT = "/r"
@@ -141,9 +144,14 @@ def lower_folders(count: int) -> str:
 
 def files_of(execution: Execution) -> tuple[GuestFile, ...]:
     """What is laid over the image's files: the step's own, and names for the network where it has none."""
+    lines = [
+        f"{dotted(GATEWAY) if address == HOST_GATEWAY else address}\t{name}\n" for name, address in execution.hosts
+    ]
+    hosts = _HOSTS.format(name=execution.hostname) + "".join(lines)
+    networked = execution.network is not NetworkMode.NONE
     standard = (
-        GuestFile("/etc/resolv.conf", RESOLVER),
-        GuestFile("/etc/hosts", _HOSTS.format(name=execution.hostname).encode()),
+        GuestFile("/etc/resolv.conf", RESOLVER + (taken_over() if networked else b"")),
+        GuestFile("/etc/hosts", hosts.encode("utf-8", "surrogateescape")),
     )
     given = {posixpath.normpath(file.path) for file in execution.files}
     return tuple(file for file in standard if file.path not in given) + execution.files

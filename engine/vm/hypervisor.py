@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.vm.accelerator import Accelerator
+from engine.vm.network.gate import Gate
 from machinefile.steps import MachineShape
 
 
@@ -54,6 +55,8 @@ class Attachments:
     """The vmdk descriptor of the writable disk."""
     restrict: bool = False
     """Whether the network leads nowhere."""
+    gate: Gate | None = None
+    """Judges what the guest sends; None lets everything pass."""
 
 
 class Machine(Protocol):

@@ -17,6 +17,7 @@ from engine.events import Note, Observer, ignore
 from engine.vm.accelerator import Accelerator
 from engine.vm.hypervisor import Attachments, Autopsy, Template
 from engine.vm.kernel import GuestKernel, find_kernel
+from engine.vm.network.pump import Pump, Wires, open_wires
 from engine.vm.qemu_argv import MachineSpec, qemu_argv
 from engine.vm.qmp import request
 from machinefile.errors import HostError
@@ -55,10 +56,18 @@ def find_qemu() -> Qemu:
 class QemuMachine:
     """A running QEMU process and the host's ends of its sockets."""
 
-    def __init__(self, child: subprocess.Popen[bytes], agent: socket.socket, qmp: socket.socket, folder: Path) -> None:
+    def __init__(
+        self,
+        child: subprocess.Popen[bytes],
+        agent: socket.socket,
+        qmp: socket.socket,
+        folder: Path,
+        pump: Pump | None = None,
+    ) -> None:
         self._child = child
         self._agent = agent
         self._folder = folder
+        self._pump = pump
         self.qmp = qmp
 
     @property
@@ -68,12 +77,19 @@ class QemuMachine:
 
     @property
     def alive(self) -> bool:
-        """Whether QEMU still runs."""
-        return self._child.poll() is None
+        """Whether QEMU still runs, and its network with it."""
+        return self._child.poll() is None and self._pump_failure is None
+
+    @property
+    def _pump_failure(self) -> Exception | None:
+        return self._pump.failure if self._pump is not None else None
 
     def autopsy(self) -> Autopsy:
         """QEMU's messages and the end of the guest's console."""
-        return Autopsy(_tail(self._folder / "qemu.err"), _tail(self._folder / "serial.log"))
+        errors = _tail(self._folder / "qemu.err")
+        if self._pump_failure is not None:
+            errors = f"its network was closed: {self._pump_failure!r}\n{errors}"
+        return Autopsy(errors, _tail(self._folder / "serial.log"))
 
 
 def _tail(path: Path) -> str:
@@ -90,8 +106,12 @@ def _tail(path: Path) -> str:
 
 
 @contextmanager
-def start(spec: MachineSpec, folder: Path, *, state: Path | None = None) -> Iterator[QemuMachine]:
+def start(
+    spec: MachineSpec, folder: Path, *, state: Path | None = None, wires: Wires | None = None
+) -> Iterator[QemuMachine]:
     """Run QEMU in `folder`; with `state`, restore the machine from it. Leaving the context kills it.
+
+    With `wires`, what the guest sends goes through their pump.
 
     The descriptors in `spec` are filled in here. The process dies with the calling thread.
     """
@@ -106,6 +126,10 @@ def start(spec: MachineSpec, folder: Path, *, state: Path | None = None) -> Iter
             passed.append(file.fileno())
             # All at once, before QEMU is there to read it: no time is lost on answers that are not needed.
             qmp.sendall(_restore_requests(file.fileno()))
+        if wires is not None:
+            outward, onward, back = (end.fileno() for end in wires.ends)
+            spec = replace(spec, wires=(outward, onward, back))
+            passed += [outward, onward, back]
         filled = replace(spec, qmp_fd=qmp_end.fileno(), agent_fd=agent_end.fileno(), incoming=state is not None)
         errors = stack.enter_context((folder / "qemu.err").open("wb"))
         child = process.spawn(
@@ -114,7 +138,9 @@ def start(spec: MachineSpec, folder: Path, *, state: Path | None = None) -> Iter
         stack.enter_context(process.running(child))
         qmp_end.close()
         agent_end.close()
-        yield QemuMachine(child, agent, qmp, folder)
+        for end in wires.ends if wires is not None else ():
+            end.close()
+        yield QemuMachine(child, agent, qmp, folder, wires.pump if wires is not None else None)
 
 
 def _restore_requests(descriptor: int) -> bytes:
@@ -193,5 +219,6 @@ class QemuHypervisor:
             writable=attachments.writable,
             restrict=attachments.restrict,
         )
-        with start(spec, attachments.folder, state=template.state) as machine:
-            yield machine
+        with ExitStack() as stack:
+            wires = stack.enter_context(open_wires(attachments.gate)) if attachments.gate is not None else None
+            yield stack.enter_context(start(spec, attachments.folder, state=template.state, wires=wires))

@@ -41,6 +41,9 @@ class MachineSpec:
     """A vmdk descriptor of the disk to write on; None for a disk of zeros."""
     restrict: bool = False
     """Whether the network leads nowhere."""
+    wires: tuple[int, int, int] | None = None
+    """Connected stream sockets that QEMU inherits: for each frame from the guest, for those among them that may go
+    on, and for frames to the guest. None lets everything pass."""
     serial: str = "serial.log"
 
 
@@ -75,12 +78,24 @@ def qemu_argv(spec: MachineSpec) -> list[str]:
         *("-device", f"virtserialport,chardev=agent,name={PORT_NAME}"),
         *("-netdev", f"user,id=net,ipv6=off,restrict={'on' if spec.restrict else 'off'}"),
         *("-device", f"virtio-net-device,netdev=net,mac={MAC}"),
+        *_wires(spec.wires),
         *("-blockdev", json.dumps(_disk("writable", spec.writable, read_only=False))),
         *("-device", "virtio-blk-device,drive=writable,werror=report,rerror=report"),
         *("-blockdev", json.dumps(_disk("layers", spec.layers, read_only=True))),
         *("-device", "virtio-blk-device,drive=layers,werror=report,rerror=report"),
     ]
     return [*argv, "-incoming", "defer"] if spec.incoming else argv
+
+
+def _wires(wires: tuple[int, int, int] | None) -> list[str]:
+    if wires is None:
+        return []
+    argv: list[str] = []
+    for name, descriptor in zip(("outward", "onward", "back"), wires, strict=True):
+        argv += ["-chardev", f"socket,id={name},fd={descriptor}"]
+    # What the guest sends is what the netdev receives.
+    argv += ["-object", "filter-redirector,id=leaving,netdev=net,queue=rx,outdev=outward,indev=onward"]
+    return [*argv, "-object", "filter-redirector,id=entering,netdev=net,queue=tx,indev=back"]
 
 
 def _machine(spec: MachineSpec) -> str:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.events import Observer, ignore
@@ -16,6 +16,7 @@ from engine.vm.disks import Disks, make_disks, scratch_image
 from engine.vm.execution import Ending, Execution, Output, Result
 from engine.vm.hypervisor import Attachments, Autopsy, Hypervisor, Machine, Template
 from engine.vm.kernel import LATE_MODULES
+from engine.vm.network.gate import Gate
 from engine.vm.protocol import PROTOCOL_VERSION, Op, ProtocolError, Values, command
 from engine.vm.qemu import QemuHypervisor
 from engine.vm.runfolder import run_folder, sweep
@@ -77,11 +78,11 @@ class MicroVmSandbox:
         Raises HostError: `network-host-refused`, `vm-silent` (it never answered), `vm-died`, `vm-panic`, `vm-setup`,
         `vm-protocol`, and those of templates and disks; InterruptedBuildError.
         """
-        if execution.network is NetworkMode.HOST:
+        if execution.network is NetworkMode.HOST and not execution.egress.host_network:
             raise HostError(
-                "a RUN cannot have the host's network: it runs in a machine of its own",
+                "the host's network is not open to a RUN unless that is allowed",
                 code="network-host-refused",
-                hint="use --network=default; the host itself is at 10.0.2.2 there",
+                hint="allow it with --allow network.host, or leave --network=host out",
             )
         if cancelled.is_set():
             raise InterruptedBuildError
@@ -107,11 +108,14 @@ class MicroVmSandbox:
         folder = stack.enter_context(run_folder(self._runtime_dir))
         scratch = scratch_image(self._vm_dir / "scratch", execution.shape.disk)
         disks = make_disks(folder, execution.disks, scratch)
+        gate = _gate(execution)
         with ExitStack() as machines:
-            run = self._come_alive(execution, template, folder, disks, cancelled, machines)
+            run = self._come_alive(execution, template, folder, disks, cancelled, machines, gate)
             result = _carry_out(run, execution, output)
+        if gate is not None:
+            result = replace(result, egress=gate.log)
         if result.ending is Ending.EXITED and result.code == 0 and execution.capture:
-            return Result(result.ending, 0, stack.enter_context(disks.changes.open("rb")))
+            return replace(result, changes=stack.enter_context(disks.changes.open("rb")))
         return result
 
     def _come_alive(
@@ -122,11 +126,12 @@ class MicroVmSandbox:
         disks: Disks,
         cancelled: threading.Event,
         machines: ExitStack,
+        gate: Gate | None,
     ) -> _Run:
         """Restore a machine and set it up, again if it hangs: nothing of the user has run by then."""
         stalls: list[StalledError] = []
         restrict = execution.network is NetworkMode.NONE
-        attachments = Attachments(folder, disks.layers, disks.writable, restrict)
+        attachments = Attachments(folder, disks.layers, disks.writable, restrict, gate)
         while len(stalls) < _RESTORES:
             with ExitStack() as attempt:
                 machine = attempt.enter_context(self._hypervisor.restore(template, attachments))
@@ -153,6 +158,18 @@ class MicroVmSandbox:
             code="vm-silent",
             hint="run: mbuild doctor",
         )
+
+
+def _gate(execution: Execution) -> Gate | None:
+    """Who judges what the guest sends; nobody where the network leads nowhere."""
+    if execution.network is NetworkMode.NONE:
+        return None
+    return Gate(
+        execution.egress,
+        execution.hosts,
+        loopback=execution.network is NetworkMode.HOST,
+        loopback_ports=execution.loopback_ports,
+    )
 
 
 def _watcher(machine: Machine, cancelled: threading.Event) -> Callable[[], None]:

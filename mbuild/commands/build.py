@@ -11,6 +11,7 @@ from pathlib import Path
 from engine.driver import BuildReport
 from machinefile.errors import HostError
 from mbuild.arguments import Parser, add_build_options
+from mbuild.egresslog import EgressRecord
 from mbuild.progress import ProgressMode, create
 from mbuild.request import read_request
 from mbuild.session import open_driver
@@ -41,6 +42,12 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     parser.add_argument(
         "--metadata-file", default="", metavar="FILE", help="write facts about the build into a file, as JSON"
     )
+    parser.add_argument(
+        "--egress-log",
+        default="",
+        metavar="FILE",
+        help="write what the steps reached over the network into a file, as JSON lines",
+    )
     parser.add_argument("--push", action="store_true", help="push the image under its names: -o type=image,push=true")
     parser.add_argument(
         "--annotation",
@@ -58,13 +65,21 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
 
         return lint_request(options, "text", cancelled)
     request = read_request(options)
+    if options.egress_log:
+        _write(options.egress_log, "")  # so that a folder that is not there is no surprise at the end
     mode = ProgressMode.QUIET if options.quiet else ProgressMode(options.progress)
-    with create(mode, sys.stderr) as display, open_driver(options.cache_dir, display, cancelled) as driver:
-        report = driver.build(request)
+    with create(mode, sys.stderr) as display:
+        egress = EgressRecord(display)
+        try:
+            with open_driver(options.cache_dir, egress, cancelled) as driver:
+                report = driver.build(request)
+        finally:
+            if options.egress_log:
+                _write(options.egress_log, egress.lines())
     if options.iidfile:
         _write(options.iidfile, report.digest)
     if options.metadata_file:
-        _write(options.metadata_file, json.dumps(_metadata(report), indent=2) + "\n")
+        _write(options.metadata_file, json.dumps(_metadata(report) | {"egress": egress.facts()}, indent=2) + "\n")
     # Standard output may be an output's bytes, which nothing may stand behind.
     if not any(output.to_stdout for output in request.outputs) and (options.quiet or not sys.stdout.isatty()):
         print(report.digest)

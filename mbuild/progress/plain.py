@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from engine.events import (
     BuildEnded,
     Event,
+    NetworkReached,
     Note,
     Outcome,
     StepEnded,
@@ -20,7 +21,7 @@ from engine.events import (
 from mbuild.progress.board import Board
 from mbuild.progress.display import Display
 from mbuild.progress.stream import Screen
-from mbuild.progress.summary import summary, warning
+from mbuild.progress.summary import reached, summary, warning
 from mbuild.progress.text import LineReader, label, last_words
 from mbuild.progress.units import duration, moved
 
@@ -64,6 +65,8 @@ class Plain(Display):
                 self._output(event)
             case StepEnded():
                 self._ended(event)
+            case NetworkReached():
+                self._write(self._section(event.step, event.label), reached(event))
             case TransferProgress():
                 self._transfer(event)
             case Note():

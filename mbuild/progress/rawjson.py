@@ -46,5 +46,7 @@ def _plain(value: object) -> Any:
             return value.value
         case tuple():
             return [_plain(part) for part in value]
+        case _ if dataclasses.is_dataclass(value):
+            return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         case _:
             return value

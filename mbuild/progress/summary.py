@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from engine.events import BuildEnded, WarningRaised
+from engine.events import BuildEnded, NetworkReached, WarningRaised
 from mbuild.progress.text import label
 from mbuild.progress.units import duration
+
+_REACHED_SHOWN = 20
+"""Lines about one step's network; the egress log has them all."""
+
+
+def reached(event: NetworkReached) -> list[str]:
+    """What a step reached, a line each; of names that were looked up only those denied."""
+    lines = dict.fromkeys(
+        f"{'denied' if entry.denied else 'reached'} {label(str(entry))}"
+        for entry in event.entries
+        if entry.denied or entry.protocol != "dns"
+    )
+    more = max(0, len(lines) - _REACHED_SHOWN) + event.more
+    return [*list(lines)[:_REACHED_SHOWN], *([f"reached for {more} more"] if more else [])]
 
 
 def summary(event: BuildEnded) -> str:
