@@ -10,6 +10,9 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from engine.vm.mounts import GuestMount
+from engine.vm.portforward import PortForward
+from engine.vm.session import Session
 from machinefile.imageconfig import Pairs
 from machinefile.steps import MachineShape, NetworkMode
 
@@ -53,6 +56,11 @@ class Execution:
     files: tuple[GuestFile, ...] = ()
     capture: bool = True
     """Whether the changed files are wanted."""
+    session: Session | None = None
+    """What the command reads, and its terminal; None for no input and no terminal."""
+    ports: tuple[PortForward, ...] = ()
+    """Ports of this machine that lead into the guest."""
+    mounts: tuple[GuestMount, ...] = ()
 
 
 class Ending(Enum):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.vm.accelerator import Accelerator
+from engine.vm.portforward import PortForward
 from machinefile.steps import MachineShape
 
 
@@ -54,6 +55,7 @@ class Attachments:
     """The vmdk descriptor of the writable disk."""
     restrict: bool = False
     """Whether the network leads nowhere."""
+    ports: tuple[PortForward, ...] = ()
 
 
 class Machine(Protocol):

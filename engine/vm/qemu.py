@@ -192,6 +192,7 @@ class QemuHypervisor:
             layers=attachments.layers,
             writable=attachments.writable,
             restrict=attachments.restrict,
+            ports=attachments.ports,
         )
         with start(spec, attachments.folder, state=template.state) as machine:
             yield machine
