@@ -18,9 +18,10 @@ from engine.layerstore import LayerStore
 from engine.plan import Plan, PlannedStep, content_identity, located
 from engine.records import record_of
 from engine.remote.remotes import Remotes
+from engine.sshagent import NO_AGENTS, Agents
 from engine.steps import local, remote, run, workdir
 from engine.vm.execution import Sandbox
-from machinefile.errors import InterruptedBuildError, MbuildError
+from machinefile.errors import InterruptedBuildError, MbuildError, StepError
 from machinefile.steps import Copy, From, FromContext, FromStep, Metadata, RemoteSource, Run, Step, Workdir
 
 
@@ -40,6 +41,7 @@ class Build:
         cancelled: threading.Event,
         *,
         use_cache: bool = True,
+        agents: Agents = NO_AGENTS,
     ) -> None:
         self._plan = plan
         self._store = store
@@ -51,6 +53,8 @@ class Build:
         self._tell = observer
         self._cancelled = cancelled
         self._use_cache = use_cache
+        self.agents = agents
+        """The sockets that RUN --mount=type=ssh leads to."""
         self._results = {
             planned.step.id: planned.result or StepResult()
             for planned in plan.steps
@@ -60,17 +64,24 @@ class Build:
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
 
-    def run(self) -> StepResult:
-        """Bring every missing result into the store and give the target's.
+    def run(self, goals: Sequence[str] = ()) -> StepResult:
+        """Bring every missing result into the store and give the target's; or those of the steps `goals`, and the
+        last one's.
 
         Raises StepError, HostError, TransferError, or InterruptedBuildError soon after `cancelled` is set.
         """
-        to_run = self._plan.to_run()
+        visible = self._below(goals) if goals else {planned.step.id for planned in self._plan.steps}
+        goals = goals or (self._plan.graph.result,)
+        to_run = self._plan.to_run(goals)
         missing = {planned.step.id for planned in to_run}
-        shown = [planned for planned in self._plan.steps if not isinstance(planned.step.operation, Metadata)]
+        shown = [
+            planned
+            for planned in self._plan.steps
+            if planned.step.id in visible and not isinstance(planned.step.operation, Metadata)
+        ]
         self._labels = _labels(shown)
         self._tell(Planned(tuple(self._labels.items())))
-        needed = {self._plan.root_of(step_id) for step_id in (*self._sources(to_run), self._plan.graph.result)}
+        needed = {self._plan.root_of(step_id) for step_id in (*self._sources(to_run), *goals)}
         for planned in shown:
             if planned.step.id in needed and not planned.hit:
                 self._pull(planned)
@@ -78,7 +89,18 @@ class Build:
                 self._tell(StepEnded(planned.step.id, self._labels[planned.step.id], Outcome.CACHED))
         for planned in to_run:
             self._results[planned.step.id] = self._bring(planned)
-        return self._results[self._plan.graph.result]
+        return self._results[goals[-1]]
+
+    def _below(self, goals: Sequence[str]) -> set[str]:
+        """Those steps and all that they stand on."""
+        found: set[str] = set()
+        todo = list(goals)
+        while todo:
+            step = self._plan.graph.step(todo.pop())
+            if step.id not in found:
+                found.add(step.id)
+                todo += [needed for needed in (step.parent, *step.inputs) if needed is not None]
+        return found
 
     def _sources(self, to_run: Sequence[PlannedStep]) -> Iterator[str]:
         """The steps whose files the steps to run read."""
@@ -99,6 +121,8 @@ class Build:
         stopped = isinstance(error, InterruptedBuildError)
         outcome = Outcome.CANCELLED if stopped else Outcome.FAILED
         self._tell(StepEnded(step.id, self._labels[step.id], outcome, time.monotonic() - begun, error.message))
+        if isinstance(error, StepError):
+            error.step = step.id
         raise located(error, step) from error
 
     def layers_of(self, step_id: str) -> tuple[Layer, ...]:
@@ -163,6 +187,7 @@ class Build:
                     self._sandbox,
                     lambda stream, data: self._tell(StepOutput(step.id, stream, data)),
                     self._cancelled,
+                    self.agents,
                 )
             case Copy() as operation:
                 match operation.origin:

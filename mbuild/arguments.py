@@ -11,7 +11,6 @@ from machinefile.steps import NetworkMode
 
 _LATER = {
     "--secret": 1,
-    "--ssh": 1,
     "--add-host": 1,
     "--cache-from": 1,
     "--cache-to": 1,
@@ -71,6 +70,13 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         choices=[mode.value for mode in NetworkMode],
         default=NetworkMode.DEFAULT.value,
         help="the network of each RUN that names none itself (default: default)",
+    )
+    add(
+        "--ssh",
+        action="append",
+        default=[],
+        metavar="default|ID[=SOCKET|KEY[,KEY]]",
+        help="an ssh-agent, or keys, that RUN --mount=type=ssh may sign with",
     )
     add("--no-cache", action="store_true", help="run every step, whatever the store holds")
     add("--pull", action="store_true", help="ask the registry for every base (always done: a name is looked up anew)")

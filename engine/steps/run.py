@@ -9,6 +9,7 @@ from cache.results import Layer
 from engine.layers.entry import NORMAL_TIME
 from engine.layers.users import Account
 from engine.layerstore import LayerStore
+from engine.sshagent import NO_AGENTS, Agents, agent_sockets, with_agent
 from engine.vm.execution import Ending, Execution, GuestFile, Identity, Output, Result, Sandbox
 from machinefile.errors import StepError
 from machinefile.imageconfig import Pairs
@@ -24,17 +25,32 @@ def run_step(
     sandbox: Sandbox,
     output: Output,
     cancelled: threading.Event,
+    agents: Agents = NO_AGENTS,
 ) -> Layer | None:
     """Run the command; give the layer it made, None when it changed nothing.
 
     Raises StepError: `user-unknown`, `run-failed`, `run-killed`, `run-out-of-memory`, `run-out-of-disk`; HostError;
     InterruptedBuildError.
     """
+    execution = execution_of(operation, below, layers, agents)
+    with sandbox.execute(execution, output, cancelled) as result:
+        if result.ending is not Ending.EXITED or result.code:
+            raise _failure(operation, result)
+        if result.changes is None:
+            raise AssertionError("the sandbox was asked for the changes")
+        return layers.add_changes(result.changes)
+
+
+def execution_of(operation: Run, below: tuple[Layer, ...], layers: LayerStore, agents: Agents = NO_AGENTS) -> Execution:
+    """What a microVM is told to run: the step's command on the file system below it.
+
+    Raises StepError `user-unknown`; HostError, TransferError where a layer cannot be had.
+    """
     account = layers.view(below).users.account(operation.user)
-    execution = Execution(
+    return Execution(
         disks=layers.disks(below),
         argv=operation.argv,
-        environment=with_home(_environment(operation), account),
+        environment=with_home(with_agent(_environment(operation), operation), account),
         identity=identity_of(account),
         working_dir=operation.working_dir,
         shape=operation.shape,
@@ -42,13 +58,8 @@ def run_step(
         files=tuple(
             GuestFile(file.name, file.content.encode("utf-8", "surrogateescape"), 0o755) for file in operation.files
         ),
+        mounts=agent_sockets(operation, agents),
     )
-    with sandbox.execute(execution, output, cancelled) as result:
-        if result.ending is not Ending.EXITED or result.code:
-            raise _failure(operation, result)
-        if result.changes is None:
-            raise AssertionError("the sandbox was asked for the changes")
-        return layers.add_changes(result.changes)
 
 
 def _environment(operation: Run) -> Pairs:
@@ -68,6 +79,11 @@ def with_home(environment: Pairs, account: Account) -> Pairs:
     if any(name == "HOME" for name, _ in environment):
         return environment
     return tuple(sorted((*environment, ("HOME", account.home))))
+
+
+def with_terminal(environment: Pairs) -> Pairs:
+    """The environment of a command at a terminal: TERM as Docker sets it."""
+    return tuple(sorted({"TERM": "xterm", **dict(environment)}.items()))
 
 
 @dataclass(frozen=True, slots=True)
