@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from engine.vm.mounts import Screen, SocketMount
+from engine.vm.socketmount import Screen, SocketMount
 from machinefile.errors import HostError, MachinefileError, Problem, UsageError
 from machinefile.imageconfig import Pairs
 from machinefile.steps import BuildGraph, Mount, MountType, Run

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.vm.channel import Channel
-from engine.vm.mounts import Screen, SocketMount
 from engine.vm.protocol import WINDOW, Op, ProtocolError, Values
+from engine.vm.socketmount import Screen, SocketMount
 
 _STREAM_LIMIT = 64
 """Connections at a time; the agent keeps to it too, but it is the guest's."""

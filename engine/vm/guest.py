@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from engine.vm.execution import Execution, GuestFile
 from engine.vm.initramfs import module_path
 from engine.vm.kernel import LATE_MODULES, TEMPLATE_MODULES
-from engine.vm.mounts import SocketMount
 from engine.vm.protocol import Command, Op, Value, command, texts
+from engine.vm.socketmount import SocketMount
 from machinefile.steps import NetworkMode
 
 ROOT = "/r"

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     parser.add_argument("--after", action="store_true", help="show what the step left, not what it found")
     words = list(arguments)
     at = words.index("--") if "--" in words else len(words)
-    options = parser.parse_args(words[:at])
+    options = parser.parse_intermixed_args(words[:at])
     if options.file == "-":
         raise UsageError("-f - takes standard input, which the shell reads", code="usage", hint="name a file")
     request = read_request(options)

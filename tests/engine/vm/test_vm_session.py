@@ -18,9 +18,9 @@ from e2e_processes import wait_until
 from vm_support import LayerBuilder, Runner
 
 from engine.vm.execution import Ending, Identity
-from engine.vm.mounts import SocketMount
 from engine.vm.portforward import PortForward
 from engine.vm.session import Session, Size
+from engine.vm.socketmount import SocketMount
 from machinefile.errors import HostError
 
 pytestmark = pytest.mark.vm
