@@ -21,10 +21,10 @@ from engine.records import record_of
 from engine.remote.remotes import Remotes
 from engine.schedule import Job, carry_out
 from engine.steps import local, remote, run, workdir
+from engine.steps.provisions import Provisions
 from engine.vm.execution import Sandbox
 from engine.vm.network.gate import EgressLog
-from engine.vm.network.rules import EgressPolicy
-from machinefile.errors import InterruptedBuildError, MbuildError
+from machinefile.errors import InterruptedBuildError, MbuildError, StepError
 from machinefile.steps import Copy, From, FromContext, FromStep, Metadata, RemoteSource, Run, Step, Workdir
 
 
@@ -45,7 +45,7 @@ class Build:
         *,
         use_cache: bool = True,
         jobs: int = 1,
-        egress: EgressPolicy | None = None,
+        provisions: Provisions | None = None,
     ) -> None:
         """`jobs` is how many steps may run at once."""
         self._plan = plan
@@ -59,7 +59,7 @@ class Build:
         self._cancelled = cancelled
         self._use_cache = use_cache
         self._jobs = jobs
-        self._egress = egress or EgressPolicy()
+        self.provisions = provisions or Provisions()
         self._results = {
             planned.step.id: planned.result or StepResult()
             for planned in plan.steps
@@ -69,17 +69,24 @@ class Build:
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
 
-    def run(self) -> StepResult:
-        """Bring every missing result into the store and give the target's.
+    def run(self, goals: Sequence[str] = ()) -> StepResult:
+        """Bring every missing result into the store and give the target's; or those of the steps `goals`, and the
+        last one's.
 
         Raises StepError, HostError, TransferError, or InterruptedBuildError soon after `cancelled` is set.
         """
-        to_run = self._plan.to_run()
+        visible = self._below(goals) if goals else {planned.step.id for planned in self._plan.steps}
+        goals = goals or (self._plan.graph.result,)
+        to_run = self._plan.to_run(goals)
         missing = {planned.step.id for planned in to_run}
-        shown = [planned for planned in self._plan.steps if not isinstance(planned.step.operation, Metadata)]
+        shown = [
+            planned
+            for planned in self._plan.steps
+            if planned.step.id in visible and not isinstance(planned.step.operation, Metadata)
+        ]
         self._labels = _labels(shown)
         self._tell(Planned(tuple(self._labels.items())))
-        roots = {self._plan.root_of(step_id) for step_id in (*self._sources(to_run), self._plan.graph.result)}
+        roots = {self._plan.root_of(step_id) for step_id in (*self._sources(to_run), *goals)}
         jobs = []
         for planned in shown:
             step = planned.step
@@ -90,7 +97,18 @@ class Build:
             else:
                 self._tell(StepEnded(step.id, self._labels[step.id], Outcome.CACHED))
         carry_out(jobs, self._jobs, self._cancelled)
-        return self._results[self._plan.graph.result]
+        return self._results[goals[-1]]
+
+    def _below(self, goals: Sequence[str]) -> set[str]:
+        """Those steps and all that they stand on."""
+        found: set[str] = set()
+        todo = list(goals)
+        while todo:
+            step = self._plan.graph.step(todo.pop())
+            if step.id not in found:
+                found.add(step.id)
+                todo += [needed for needed in (step.parent, *step.inputs) if needed is not None]
+        return found
 
     def _sources(self, to_run: Sequence[PlannedStep]) -> Iterator[str]:
         """The steps whose files the steps to run read."""
@@ -116,6 +134,8 @@ class Build:
         stopped = isinstance(error, InterruptedBuildError)
         outcome = Outcome.CANCELLED if stopped else Outcome.FAILED
         self._tell(StepEnded(step.id, self._labels[step.id], outcome, time.monotonic() - begun, error.message))
+        if isinstance(error, StepError):
+            error.step = step.id
         raise located(error, step) from error
 
     def layers_of(self, step_id: str) -> tuple[Layer, ...]:
@@ -179,7 +199,7 @@ class Build:
                     self._sandbox,
                     lambda stream, data: self._tell(StepOutput(step.id, stream, data)),
                     stop,
-                    self._egress,
+                    self.provisions,
                     lambda log: self._reached(step, log),
                 )
             case Copy() as operation:

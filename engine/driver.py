@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from engine.bases import Base, Bases
 from engine.build import Build
 from engine.capacity import BoundedSandbox, Capacity, default_jobs
 from engine.context import Context, ContextFiles
+from engine.debug import Inside, Spot
 from engine.events import BuildEnded, Observer, WarningRaised
 from engine.images.reference import Reference
 from engine.images.source import ImageSource
@@ -25,6 +26,8 @@ from engine.output.spec import OutputSpec
 from engine.plan import Plan, make_plan
 from engine.remote.contexts import NamedContext, image_names, open_contexts
 from engine.remote.remotes import Remotes
+from engine.sshagent import AgentSource, check_agents, open_agents
+from engine.steps.provisions import Provisions
 from engine.support import check_supported
 from engine.vm.execution import Execution, Output, Result, Sandbox
 from engine.vm.network.rules import EgressPolicy
@@ -61,6 +64,8 @@ class BuildRequest:
     """How many steps may run at once; 0 for what suits this machine."""
     egress: EgressPolicy = field(default_factory=EgressPolicy)
     """What the steps may reach."""
+    ssh: tuple[AgentSource, ...] = ()
+    """--ssh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,23 +132,8 @@ class Driver:
             raise UsageError("there is nothing here to push with", code="output-unsupported")
         prepared = self._prepare(request, refuse=True)
         plan = prepared.plan
-        layers = LayerStore(self.store, prepared.bases)
-        sandbox = BoundedSandbox(_Lazy(self.sandbox), Capacity.of_host())
-        build = Build(
-            plan,
-            self.store,
-            prepared.bases,
-            layers,
-            sandbox,
-            prepared.contexts,
-            prepared.remotes,
-            self.observer,
-            self.cancelled,
-            use_cache=request.use_cache,
-            jobs=request.jobs or default_jobs(),
-            egress=request.egress,
-        )
-        result = build.run()
+        with self._building(request, prepared) as (build, layers, sandbox):
+            result = build.run()
         base = plan.base_of(plan.graph.result)
         image = self._finish(request, plan.graph, base, result, layers)
         run = len(build.run_steps)
@@ -152,6 +142,43 @@ class Driver:
         shown = tuple(Reference.parse(name).short for name in request.names)
         self.observer(BuildEnded(image.digest, shown, hit, run, seconds))
         return BuildReport(image.digest, image.manifest.config.digest, hit, run, sandbox.starts, seconds)
+
+    @contextmanager
+    def look_inside(self, request: BuildRequest, find: Callable[[Plan], Spot]) -> Iterator[Inside]:
+        """Build what a place in the build stands on, and give what it takes to run something there.
+
+        Raises as `build`.
+        """
+        prepared = self._prepare(request, refuse=True)
+        spot = find(prepared.plan)
+        with self._building(request, prepared) as (build, layers, sandbox):
+            plan = prepared.plan
+            pulled = all(plan.base_of(goal).is_stored(self.store) for goal in spot.goals)
+            if plan.to_run(spot.goals) or not pulled:
+                build.run(spot.goals)
+            below = build.layers_of(spot.on)
+            yield Inside(spot.run, below, layers, sandbox, build.provisions)
+
+    @contextmanager
+    def _building(self, request: BuildRequest, prepared: _Prepared) -> Iterator[tuple[Build, LayerStore, Sandbox]]:
+        layers = LayerStore(self.store, prepared.bases)
+        sandbox = BoundedSandbox(_Lazy(self.sandbox), Capacity.of_host())
+        with open_agents(request.ssh, prepared.plan.graph, self.store.folder) as agents:
+            build = Build(
+                prepared.plan,
+                self.store,
+                prepared.bases,
+                layers,
+                sandbox,
+                prepared.contexts,
+                prepared.remotes,
+                self.observer,
+                self.cancelled,
+                use_cache=request.use_cache,
+                jobs=request.jobs or default_jobs(),
+                provisions=Provisions(request.egress, agents),
+            )
+            yield build, layers, sandbox
 
     def _prepare(self, request: BuildRequest, *, refuse: bool) -> _Prepared:
         bases = Bases(self.store, self.source, self.observer, self.cancelled, image_names(request.contexts))
@@ -163,6 +190,7 @@ class Driver:
         contexts.update(open_contexts(request.contexts, remotes))
         if refuse:
             check_supported(graph, host_network=request.egress.host_network)
+            check_agents(graph, request.ssh)
         graph = remotes.pinned(graph)
         by_step = {step.id: bases.get(step.operation.base) for step in graph.steps if isinstance(step.operation, From)}
         plan = make_plan(graph, by_step, contexts, self.store, use_cache=request.use_cache)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cache.index import Kind
@@ -53,14 +53,15 @@ class Plan:
         """The image that a step's file system began with."""
         return self.bases[self.root_of(step_id)]
 
-    def to_run(self) -> tuple[PlannedStep, ...]:
-        """The steps whose results are missing and needed, in an order that they can run in.
+    def to_run(self, goals: Sequence[str] = ()) -> tuple[PlannedStep, ...]:
+        """The steps whose results are missing and needed, for the target or for the steps `goals`, in an order that
+        they can run in.
 
         What only leads to a result that is there is not needed.
         """
         by_id = {planned.step.id: planned for planned in self.steps}
         needed: set[str] = set()
-        todo = [self.graph.result]
+        todo = list(goals or (self.graph.result,))
         while todo:
             planned = by_id[todo.pop()]
             step = planned.step

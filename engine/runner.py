@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cache.results import Layer
 from cache.store import Store
 from engine.bases import Bases
+from engine.debug import DEFAULT_PATH
 from engine.images import mediatype
 from engine.images.config import ImageConfiguration, parse_configuration
 from engine.images.manifest import Manifest, parse_manifest
 from engine.images.source import ImageSource
 from engine.imagestore import find
 from engine.layerstore import LayerStore
-from engine.steps.run import identity_of, with_home
+from engine.steps.run import identity_of, with_home, with_terminal
 from engine.vm.execution import Execution, Output, Sandbox
+from engine.vm.portforward import PortForward
+from engine.vm.session import Session
 from machinefile.errors import UsageError
-
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+from machinefile.imageconfig import ImageConfig, Pairs
+from machinefile.steps import MachineShape, NetworkMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,38 +46,69 @@ def find_image(store: Store, name: str) -> StoredImage:
     return StoredImage(configuration, layers)
 
 
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """How an image is to be started; what is not said is as the image has it."""
+
+    command: tuple[str, ...] = ()
+    """In place of CMD."""
+    entrypoint: str | None = None
+    """In place of ENTRYPOINT; the image's CMD is then left out too."""
+    environment: Pairs = ()
+    user: str | None = None
+    working_dir: str | None = None
+    hostname: str = "mbuild"
+    shape: MachineShape = field(default_factory=MachineShape)
+    network: NetworkMode = NetworkMode.DEFAULT
+    ports: tuple[PortForward, ...] = ()
+    session: Session | None = None
+
+
 def run_image(
     image: StoredImage,
-    command: tuple[str, ...],
+    request: RunRequest,
     store: Store,
     source: ImageSource,
     sandbox: Sandbox,
     output: Output,
     cancelled: threading.Event,
 ) -> int:
-    """Start the image as `docker run` does, `command` in place of its CMD, and give the exit code.
+    """Start the image as `docker run` does and give the exit code.
 
     Raises UsageError (`command-missing`), StepError (`user-unknown`), HostError, InterruptedBuildError.
     """
     config = image.configuration.config
-    argv = (*(config.entrypoint or ()), *(command or config.cmd or ()))
+    layers = LayerStore(store, Bases(store, source, lambda event: None, cancelled))
+    account = layers.view(image.layers).users.account(config.user if request.user is None else request.user)
+    environment = {"PATH": DEFAULT_PATH, **dict(config.env), **dict(request.environment)}
+    pairs = with_home(tuple(sorted(environment.items())), account)
+    execution = Execution(
+        disks=layers.disks(image.layers),
+        argv=argv_of(config, request),
+        environment=with_terminal(pairs) if request.session and request.session.size else pairs,
+        identity=identity_of(account),
+        working_dir=request.working_dir or config.working_dir or "/",
+        shape=request.shape,
+        network=request.network,
+        hostname=request.hostname,
+        capture=False,
+        session=request.session,
+        ports=request.ports,
+    )
+    with sandbox.execute(execution, output, cancelled) as result:
+        return result.code
+
+
+def argv_of(config: ImageConfig, request: RunRequest) -> tuple[str, ...]:
+    """What is started. Raises UsageError `command-missing`."""
+    if request.entrypoint is None:
+        argv = (*(config.entrypoint or ()), *(request.command or config.cmd or ()))
+    else:
+        argv = (*([request.entrypoint] if request.entrypoint else []), *request.command)
     if not argv:
         raise UsageError(
             "the image has no ENTRYPOINT and no CMD",
             code="command-missing",
             hint="say what to run: mbuild run NAME CMD",
         )
-    layers = LayerStore(store, Bases(store, source, lambda event: None, cancelled))
-    account = layers.view(image.layers).users.account(config.user)
-    environment = dict(config.env)
-    environment.setdefault("PATH", DEFAULT_PATH)
-    execution = Execution(
-        disks=layers.disks(image.layers),
-        argv=argv,
-        environment=with_home(tuple(sorted(environment.items())), account),
-        identity=identity_of(account),
-        working_dir=config.working_dir or "/",
-        capture=False,
-    )
-    with sandbox.execute(execution, output, cancelled) as result:
-        return result.code
+    return argv

@@ -73,6 +73,8 @@ class StepError(MbuildError):
     """A step ran and failed."""
 
     exit_code = 1
+    step = ""
+    """The id of the step, once it is known."""
 
 
 class HostError(MbuildError):

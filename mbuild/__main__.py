@@ -12,7 +12,10 @@ from types import FrameType
 from machinefile.errors import InterruptedBuildError, MbuildError
 from mbuild.report import render
 
-_COMMANDS = ("build", "plan", "parse", "lint", "run", "images", "inspect", "pull", "push", "tag", "rmi", "doctor")
+_COMMANDS = (
+    *("build", "plan", "parse", "lint", "debug", "run"),
+    *("images", "inspect", "pull", "push", "tag", "rmi", "doctor"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,6 @@ from mbuild.network import add_network_options
 
 _LATER = {
     "--secret": 1,
-    "--ssh": 1,
     "--cache-from": 1,
     "--cache-to": 1,
     "--no-cache-filter": 1,
@@ -80,6 +79,13 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         help="how many steps run at once (default: as many as there are cores, at least 2)",
     )
     add_network_options(parser)
+    add(
+        "--ssh",
+        action="append",
+        default=[],
+        metavar="default|ID[=SOCKET|KEY[,KEY]]",
+        help="an ssh-agent, or keys, that RUN --mount=type=ssh may sign with",
+    )
     add("--no-cache", action="store_true", help="run every step, whatever the store holds")
     add("--pull", action="store_true", help="ask the registry for every base (always done: a name is looked up anew)")
     add_store_option(parser)

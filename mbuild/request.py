@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.driver import BuildRequest
 from engine.images.reference import Reference
@@ -23,6 +24,9 @@ from machinefile.source import Source
 from machinefile.steps import NetworkMode
 from mbuild.arguments import pairs
 from mbuild.network import configured_proxies, egress_policy
+
+if TYPE_CHECKING:
+    from engine.sshagent import AgentSource
 
 MAX_MACHINEFILE_BYTES = 16 << 20
 _DEFAULTS = ("Machinefile", "Dockerfile")
@@ -57,7 +61,18 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         contexts=contexts,
         jobs=options.jobs,
         egress=egress_policy(options),
+        ssh=_agents(options),
     )
+
+
+def _agents(options: argparse.Namespace) -> tuple[AgentSource, ...]:
+    """--ssh; a later one for the same id wins."""
+    given = options.ssh
+    if not given:
+        return ()
+    from engine.sshagent import parse_agent
+
+    return tuple({source.id: source for source in map(parse_agent, given)}.values())
 
 
 def _outputs(options: argparse.Namespace) -> list[str]:

@@ -10,10 +10,11 @@ from cache.results import Layer
 from engine.layers.entry import NORMAL_TIME
 from engine.layers.users import Account
 from engine.layerstore import LayerStore
+from engine.sshagent import agent_sockets, with_agent
+from engine.steps.provisions import Provisions
 from engine.steps.proxies import for_guest
 from engine.vm.execution import Ending, Execution, GuestFile, Identity, Output, Result, Sandbox
 from engine.vm.network.gate import EgressLog
-from engine.vm.network.rules import EgressPolicy
 from machinefile.errors import StepError
 from machinefile.imageconfig import Pairs
 from machinefile.steps import Run
@@ -29,7 +30,7 @@ def run_step(
     sandbox: Sandbox,
     output: Output,
     cancelled: threading.Event,
-    egress: EgressPolicy | None = None,
+    provisions: Provisions,
     reached: Callable[[EgressLog], None] = lambda log: None,
 ) -> Layer | None:
     """Run the command; give the layer it made, None when it changed nothing. `reached` is told, once, what it reached.
@@ -37,12 +38,32 @@ def run_step(
     Raises StepError: `user-unknown`, `run-failed`, `run-killed`, `run-out-of-memory`, `run-out-of-disk`; HostError;
     InterruptedBuildError.
     """
+    execution = execution_of(operation, below, layers, provisions)
+    with sandbox.execute(execution, output, cancelled) as result:
+        reached(result.egress)
+        if result.ending is not Ending.EXITED or result.code:
+            raise _failure(operation, result)
+        if result.changes is None:
+            raise AssertionError("the sandbox was asked for the changes")
+        return layers.add_changes(result.changes)
+
+
+def execution_of(
+    operation: Run,
+    below: tuple[Layer, ...],
+    layers: LayerStore,
+    provisions: Provisions,
+) -> Execution:
+    """What a microVM is told to run: the step's command on the file system below it.
+
+    Raises StepError `user-unknown`; HostError, TransferError where a layer cannot be had.
+    """
     account = layers.view(below).users.account(operation.user)
     proxy, loopback_ports = for_guest(operation.proxy)
-    execution = Execution(
+    return Execution(
         disks=layers.disks(below),
         argv=operation.argv,
-        environment=with_home(_environment(operation, proxy), account),
+        environment=with_home(with_agent(_environment(operation, proxy), operation), account),
         identity=identity_of(account),
         working_dir=operation.working_dir,
         shape=operation.shape,
@@ -51,16 +72,10 @@ def run_step(
             GuestFile(file.name, file.content.encode("utf-8", "surrogateescape"), 0o755) for file in operation.files
         ),
         hosts=operation.hosts,
-        egress=egress or EgressPolicy(),
+        egress=provisions.egress,
         loopback_ports=loopback_ports,
+        mounts=agent_sockets(operation, provisions.agents),
     )
-    with sandbox.execute(execution, output, cancelled) as result:
-        reached(result.egress)
-        if result.ending is not Ending.EXITED or result.code:
-            raise _failure(operation, result)
-        if result.changes is None:
-            raise AssertionError("the sandbox was asked for the changes")
-        return layers.add_changes(result.changes)
 
 
 def _environment(operation: Run, proxy: Pairs) -> Pairs:
@@ -86,6 +101,11 @@ def with_home(environment: Pairs, account: Account) -> Pairs:
     if any(name == "HOME" for name, _ in environment):
         return environment
     return tuple(sorted((*environment, ("HOME", account.home))))
+
+
+def with_terminal(environment: Pairs) -> Pairs:
+    """The environment of a command at a terminal: TERM as Docker sets it."""
+    return tuple(sorted({"TERM": "xterm", **dict(environment)}.items()))
 
 
 @dataclass(frozen=True, slots=True)

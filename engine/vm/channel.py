@@ -6,9 +6,10 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
-from engine.vm.protocol import Command, Decoder, Frame, Op, ProtocolError, Values
+from engine.vm.protocol import Command, Decoder, Frame, Op, ProtocolError, Value, Values
 
 _TICK = 0.05
 """Seconds between two looks at the machine and at the user's wish to stop."""
@@ -37,6 +38,27 @@ class GuestFailureError(Exception):
         self.detail = detail
 
 
+class Companion(Protocol):
+    """Something that is served whenever the channel is waited on: it has descriptors and frames of its own."""
+
+    @property
+    def takes(self) -> frozenset[Op]:
+        """The frames that are for it."""
+        ...
+
+    def frame(self, op: Op, tag: int, values: Values) -> None:
+        """One of those came. Raises ProtocolError when it makes no sense."""
+        ...
+
+    def waits(self) -> Iterable[tuple[int, int]]:
+        """Descriptors and the poll events to wait for; each descriptor once."""
+        ...
+
+    def serve(self, ready: Mapping[int, int]) -> None:
+        """Do what can be done now; called many times a second, also when nothing is ready."""
+        ...
+
+
 class Channel:
     """The host's end. `watch` is called often while waiting; it may raise to end the wait."""
 
@@ -51,6 +73,22 @@ class Channel:
         self._waiting: set[int] = set()
         self.on_output: Callable[[int, bytes], None] = _ignore
         self._exits: dict[int, int] = {}
+        self._companions: list[Companion] = []
+        self._unheard: set[int] = set()
+
+    def accompany(self, companion: Companion) -> None:
+        """Serve something from now on."""
+        self._companions.append(companion)
+
+    def leave(self, companion: Companion) -> None:
+        """Serve it no longer."""
+        self._companions.remove(companion)
+
+    def tell(self, op: Op, *values: Value) -> None:
+        """Queue a command whose answer nobody waits for; its failure stops no other."""
+        ((tag, _),) = self.post([Command(op, values, tolerate=True)])
+        self._waiting.discard(tag)
+        self._unheard.add(tag)
 
     def call(self, commands: Sequence[Command], timeout: float) -> list[Values]:
         """Send commands at once and wait for all answers, at most `timeout` seconds.
@@ -103,11 +141,17 @@ class Channel:
             raise SilentGuestError
         poller = select.poll()
         poller.register(self._socket, select.POLLIN | (select.POLLOUT if self._unsent else 0))
-        for _, events in poller.poll(left * 1000):
-            if events & select.POLLOUT:
-                self._send()
-            if events & (select.POLLIN | select.POLLHUP | select.POLLERR):
-                self._receive()
+        for companion in self._companions:
+            for descriptor, wanted in companion.waits():
+                poller.register(descriptor, wanted)
+        ready = dict(poller.poll(left * 1000))
+        events = ready.pop(self._socket.fileno(), 0)
+        if events & select.POLLOUT:
+            self._send()
+        if events & (select.POLLIN | select.POLLHUP | select.POLLERR):
+            self._receive()
+        for companion in self._companions:
+            companion.serve(ready)
 
     def _send(self) -> None:
         try:
@@ -138,6 +182,10 @@ class Channel:
             self.on_output(stream, values.data())
         elif frame.op == Op.EXIT:
             self._exits[frame.tag] = values.number()
+        elif frame.op == Op.ANSWER and frame.tag in self._unheard:
+            self._unheard.discard(frame.tag)
+        elif companion := next((one for one in self._companions if frame.op in one.takes), None):
+            companion.frame(Op(frame.op), frame.tag, values)
         elif frame.op == Op.ANSWER and frame.tag in self._waiting:
             self._waiting.discard(frame.tag)
             self._answers[frame.tag] = frame

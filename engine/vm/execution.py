@@ -10,8 +10,11 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from engine.vm.mounts import GuestMount
 from engine.vm.network.gate import EgressLog
 from engine.vm.network.rules import EgressPolicy
+from engine.vm.portforward import PortForward
+from engine.vm.session import Session
 from machinefile.imageconfig import Pairs
 from machinefile.steps import MachineShape, NetworkMode
 
@@ -60,6 +63,11 @@ class Execution:
     egress: EgressPolicy = field(default_factory=EgressPolicy)
     loopback_ports: frozenset[int] = frozenset()
     """Ports of the host's loopback interface that may be reached, at the gateway; the policy's rules come first."""
+    session: Session | None = None
+    """What the command reads, and its terminal; None for no input and no terminal."""
+    ports: tuple[PortForward, ...] = ()
+    """Ports of this machine that lead into the guest."""
+    mounts: tuple[GuestMount, ...] = ()
 
 
 class Ending(Enum):

@@ -2,7 +2,7 @@
 
 The guest's folders, none of which the step can see: /l/N the layers, /s the scratch disk with the overlay's upper
 folder u and work folder w, /r the step's root, /b the layers without the step, /dev-root what becomes /dev,
-/files what is laid over files of the image.
+/files what is laid over files of the image, /sockets the sockets that lead to the host.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from engine.vm.kernel import LATE_MODULES, TEMPLATE_MODULES
 from engine.vm.network.addresses import GATEWAY, dotted
 from engine.vm.network.resolvconf import taken_over
 from engine.vm.protocol import Command, Op, Value, command, texts
+from engine.vm.socketmount import SocketMount
 from machinefile.hosts import HOST_GATEWAY
 from machinefile.steps import NetworkMode
 
@@ -171,8 +172,19 @@ def furnish(execution: Execution) -> tuple[list[Command], list[int]]:
         row.append(command(Op.ENSURE, ROOT, file.path, 1, 0o644, 0, 0))
         row.append(command(Op.WRITE, "", f"/files/{number}", file.mode, 0, 0, file.content))
         row.append(command(Op.BIND, f"/files/{number}", ROOT, file.path))
+    for number, socket in enumerate(sockets_of(execution)):
+        row.append(command(Op.MKDIR, "", "/sockets", 0o755))
+        row.append(command(Op.LISTEN, number, f"/sockets/{number}", socket.mode, socket.uid, socket.gid))
+        stubs.append(len(row))
+        row.append(command(Op.ENSURE, ROOT, socket.target, 1, 0o644, 0, 0))
+        row.append(command(Op.BIND, f"/sockets/{number}", ROOT, socket.target))
     row.append(command(Op.ENSURE, ROOT, execution.working_dir, 0, 0o755, 0, 0))
     return row, stubs
+
+
+def sockets_of(execution: Execution) -> tuple[SocketMount, ...]:
+    """The sockets that lead to this machine; the agent knows each by its place here."""
+    return tuple(mount for mount in execution.mounts if isinstance(mount, SocketMount))
 
 
 def spawn(execution: Execution) -> Command:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from engine.vm.accelerator import Accelerator
 from engine.vm.network.gate import Gate
+from engine.vm.portforward import PortForward
 from machinefile.steps import MachineShape
 
 
@@ -57,6 +58,7 @@ class Attachments:
     """Whether the network leads nowhere."""
     gate: Gate | None = None
     """Judges what the guest sends; None lets everything pass."""
+    ports: tuple[PortForward, ...] = ()
 
 
 class Machine(Protocol):

@@ -11,6 +11,8 @@ PROTOCOL_VERSION = 1
 PORT_NAME = "mbuild.agent"
 FRAME_LIMIT = 64 << 20
 """Bytes of a payload; more is no frame."""
+WINDOW = 65536
+"""Bytes that may be under way, each way, of an input or a stream."""
 _HEADER = struct.Struct("<IHHI")
 _NUMBER = struct.Struct("<Q")
 _LENGTH = struct.Struct("<I")
@@ -46,9 +48,21 @@ class Op(IntEnum):
     KILL_ALL = 24
     SYNC = 25
     CLEAR = 26
+    ATTACH = 35
+    INPUT = 36
+    RESIZE = 37
+    LISTEN = 38
+    DATA = 39
+    TAKEN = 40
+    CLOSE = 41
     ANSWER = 100
     OUTPUT = 101
     EXIT = 102
+    TOOK = 103
+    OPENED = 104
+    RECEIVED = 105
+    GIVEN = 106
+    CLOSED = 107
 
 
 class ProtocolError(Exception):

@@ -218,6 +218,7 @@ class QemuHypervisor:
             layers=attachments.layers,
             writable=attachments.writable,
             restrict=attachments.restrict,
+            ports=attachments.ports,
         )
         with ExitStack() as stack:
             wires = stack.enter_context(open_wires(attachments.gate)) if attachments.gate is not None else None

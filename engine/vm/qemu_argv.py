@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 from engine.vm.accelerator import Accelerator
+from engine.vm.portforward import PortForward
 from engine.vm.protocol import PORT_NAME
 
 ARGV_VERSION = 1
@@ -45,6 +46,8 @@ class MachineSpec:
     """Connected stream sockets that QEMU inherits: for each frame from the guest, for those among them that may go
     on, and for frames to the guest. None lets everything pass."""
     serial: str = "serial.log"
+    ports: tuple[PortForward, ...] = ()
+    """Ports of this machine that lead to the guest."""
 
 
 def qemu_argv(spec: MachineSpec) -> list[str]:
@@ -76,7 +79,7 @@ def qemu_argv(spec: MachineSpec) -> list[str]:
         *("-device", "virtio-serial-device,max_ports=2"),
         *("-chardev", f"socket,id=agent,fd={spec.agent_fd}"),
         *("-device", f"virtserialport,chardev=agent,name={PORT_NAME}"),
-        *("-netdev", f"user,id=net,ipv6=off,restrict={'on' if spec.restrict else 'off'}"),
+        *("-netdev", _network(spec)),
         *("-device", f"virtio-net-device,netdev=net,mac={MAC}"),
         *_wires(spec.wires),
         *("-blockdev", json.dumps(_disk("writable", spec.writable, read_only=False))),
@@ -102,6 +105,11 @@ def _machine(spec: MachineSpec) -> str:
     # KVM has its own clock and may calibrate against the PIT; under TCG on a busy host that hangs.
     timers = "" if spec.accelerator is Accelerator.KVM else ",pit=off,pic=off"
     return "microvm,memory-backend=ram,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off,rtc=off" + timers
+
+
+def _network(spec: MachineSpec) -> str:
+    options = ["user", "id=net", "ipv6=off", f"restrict={'on' if spec.restrict else 'off'}"]
+    return ",".join([*options, *(port.option for port in spec.ports)])
 
 
 def _disk(name: str, descriptor: str | None, *, read_only: bool) -> dict[str, object]:

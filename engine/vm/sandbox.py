@@ -14,12 +14,15 @@ from engine.vm import guest
 from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError
 from engine.vm.disks import Disks, make_disks, scratch_image
 from engine.vm.execution import Ending, Execution, Output, Result
+from engine.vm.forward import Forwarder
 from engine.vm.hypervisor import Attachments, Autopsy, Hypervisor, Machine, Template
 from engine.vm.kernel import LATE_MODULES
 from engine.vm.network.gate import Gate
+from engine.vm.network.packets import Protocol
 from engine.vm.protocol import PROTOCOL_VERSION, Op, ProtocolError, Values, command
 from engine.vm.qemu import QemuHypervisor
 from engine.vm.runfolder import run_folder, sweep
+from engine.vm.session import Feed, Session, attach
 from machinefile.errors import HostError, InterruptedBuildError
 from machinefile.steps import NetworkMode
 
@@ -131,13 +134,17 @@ class MicroVmSandbox:
         """Restore a machine and set it up, again if it hangs: nothing of the user has run by then."""
         stalls: list[StalledError] = []
         restrict = execution.network is NetworkMode.NONE
-        attachments = Attachments(folder, disks.layers, disks.writable, restrict, gate)
+        for port in execution.ports:
+            port.check_free()
+        attachments = Attachments(folder, disks.layers, disks.writable, restrict, gate, execution.ports)
         while len(stalls) < _RESTORES:
             with ExitStack() as attempt:
                 machine = attempt.enter_context(self._hypervisor.restore(template, attachments))
                 with self._lock:
                     self._starts += 1
                 channel = Channel(machine.agent, _watcher(machine, cancelled))
+                if sockets := guest.sockets_of(execution):
+                    channel.accompany(attempt.enter_context(Forwarder(sockets, channel)))
                 try:
                     stubs = _set_up(channel, execution, disks)
                 except (SilentGuestError, GuestGoneError) as error:
@@ -169,6 +176,7 @@ def _gate(execution: Execution) -> Gate | None:
         execution.hosts,
         loopback=execution.network is NetworkMode.HOST,
         loopback_ports=execution.loopback_ports,
+        served=frozenset((Protocol.UDP if port.udp else Protocol.TCP, port.guest) for port in execution.ports),
     )
 
 
@@ -218,9 +226,13 @@ def _carry_out(run: _Run, execution: Execution, output: Output) -> Result:
 def _run_command(run: _Run, execution: Execution, output: Output) -> Result:
     channel = run.channel
     channel.on_output = output
-    posted = channel.post([guest.spawn(execution)])
+    session = execution.session
+    posted = channel.post([*([attach(session)] if session else []), guest.spawn(execution)])
     channel.collect(posted, _ATTACH_TIMEOUT)
-    ending, code = _read_status(channel.wait_exit(posted[0][0]))
+    process = posted[-1][0]
+    with _talking(session, channel, process):
+        status = channel.wait_exit(process)
+    ending, code = _read_status(status)
     if ending is Ending.EXITED and code == 0:
         if execution.capture:
             channel.call(guest.collect(len(run.disks.map.layers), run.stubs), _COLLECT_TIMEOUT)
@@ -231,6 +243,21 @@ def _run_command(run: _Run, execution: Execution, output: Output) -> Result:
     if _full(disk):
         return Result(Ending.OUT_OF_DISK, code)
     return Result(ending, code)
+
+
+@contextmanager
+def _talking(session: Session | None, channel: Channel, process: int) -> Iterator[None]:
+    """Connects a session with its command, until that is over."""
+    if session is None:
+        yield
+        return
+    feed = Feed(session, channel, process)
+    channel.accompany(feed)
+    try:
+        with session.meanwhile(session):
+            yield
+    finally:
+        channel.leave(feed)
 
 
 def _broken_down(autopsy: Autopsy) -> HostError:

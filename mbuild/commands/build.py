@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.driver import BuildReport
-from machinefile.errors import HostError
+from engine.driver import BuildReport, BuildRequest
+from machinefile.errors import HostError, StepError, UsageError
 from mbuild.arguments import Parser, add_build_options
 from mbuild.egresslog import EgressRecord
 from mbuild.progress import ProgressMode, create
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     parser = Parser(
         prog="mbuild",
         description="Build an image from a Machinefile, every RUN in a microVM of its own.",
-        epilog="other commands: plan, parse, lint, run, images, inspect, pull, push, tag, rmi, doctor",
+        epilog="other commands: plan, parse, lint, debug, run, images, inspect, pull, push, tag, rmi, doctor",
     )
     add_build_options(parser)
     parser.add_argument(
@@ -59,6 +60,15 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     parser.add_argument(
         "--check", action="store_true", help="check the Machinefile, as mbuild lint does; build nothing"
     )
+    parser.add_argument(
+        "--debug", choices=("on-error",), default="", help="when a RUN fails, open a shell where it was about to run"
+    )
+    parser.add_argument(
+        "--invoke",
+        default="",
+        metavar="CMD",
+        help="run a command in the result; with --debug=on-error where a RUN failed",
+    )
     options = parser.parse_args(arguments)
     if options.check:
         from mbuild.commands.lint import lint_request
@@ -68,22 +78,47 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     if options.egress_log:
         _write(options.egress_log, "")  # so that a folder that is not there is no surprise at the end
     mode = ProgressMode.QUIET if options.quiet else ProgressMode(options.progress)
-    with create(mode, sys.stderr) as display:
-        egress = EgressRecord(display)
-        try:
-            with open_driver(options.cache_dir, egress, cancelled) as driver:
-                report = driver.build(request)
-        finally:
-            if options.egress_log:
-                _write(options.egress_log, egress.lines())
+    to_stdout = any(output.to_stdout for output in request.outputs)
+    if options.invoke and to_stdout:
+        raise UsageError("--invoke writes to standard output, as an output does", code="usage", hint="-o dest=FILE")
+    try:
+        with create(mode, sys.stderr) as display:
+            egress = EgressRecord(display)
+            try:
+                with open_driver(options.cache_dir, egress, cancelled) as driver:
+                    report = driver.build(request)
+            finally:
+                if options.egress_log:
+                    _write(options.egress_log, egress.lines())
+    except StepError as error:
+        _offer_a_look(error, request, options, cancelled)
+        raise
     if options.iidfile:
         _write(options.iidfile, report.digest)
     if options.metadata_file:
         _write(options.metadata_file, json.dumps(_metadata(report) | {"egress": egress.facts()}, indent=2) + "\n")
     # Standard output may be an output's bytes, which nothing may stand behind.
-    if not any(output.to_stdout for output in request.outputs) and (options.quiet or not sys.stdout.isatty()):
+    if not to_stdout and not options.invoke and (options.quiet or not sys.stdout.isatty()):
         print(report.digest)
+    if options.invoke:
+        from mbuild.commands.debug import inside, parse_invoke
+
+        return inside(request, options, "", parse_invoke(options.invoke), cancelled, reads=False)
     return 0
+
+
+def _offer_a_look(
+    error: StepError, request: BuildRequest, options: argparse.Namespace, cancelled: threading.Event
+) -> None:
+    """Say how to look inside the failed step, or do so if that was asked for."""
+    from mbuild.commands.debug import can_debug, failed_step, way_in
+
+    if not error.step or options.file == "-":
+        return
+    if options.debug and (options.invoke or can_debug()):
+        failed_step(error, request, options, cancelled)
+    look = f"look inside: {way_in(options, error.step)}"
+    error.hint = f"{error.hint}\n  {look}" if error.hint else look
 
 
 def _metadata(report: BuildReport) -> dict[str, object]:

@@ -3,33 +3,150 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from engine.events import Event, Note
-from engine.runner import find_image, run_image
+from engine.runner import RunRequest, find_image, run_image
+from engine.vm.portforward import PortForward
+from machinefile.errors import UsageError
+from machinefile.imageconfig import Pairs
+from machinefile.sizes import parse_size
+from machinefile.steps import MachineShape, NetworkMode
 from mbuild.arguments import Parser, add_store_option
 from mbuild.session import make_sandbox, open_driver
+from mbuild.terminal import make_session, pass_on
+
+_ENV_FILE_LIMIT = 1 << 20
 
 
 def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     """Run an image; gives the exit code of its command."""
-    parser = Parser(prog="mbuild run", description="Start an image of the store in a microVM of its own.")
-    add_store_option(parser)
-    parser.add_argument("image", metavar="NAME", help="the name it was built with")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help="what to run in place of its CMD")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
+    request = RunRequest(
+        command=tuple(options.command),
+        entrypoint=options.entrypoint,
+        environment=environment_of(options.env_file, options.env),
+        user=options.user,
+        working_dir=_absolute(options.workdir),
+        hostname=options.hostname,
+        shape=shape_of(options),
+        network=_network(options),
+        ports=tuple(parse_port(text) for text in options.publish),
+        session=make_session(interactive=options.interactive, terminal=options.tty, cancelled=cancelled),
+    )
     with open_driver(options.cache_dir, _tell, cancelled) as driver:
         image = find_image(driver.store, options.image)
         sandbox = make_sandbox(driver.store, _tell)
-        return run_image(image, tuple(options.command), driver.store, driver.source, sandbox, _pass_on, cancelled)
+        return run_image(image, request, driver.store, driver.source, sandbox, pass_on, cancelled)
 
 
-def _pass_on(stream: int, data: bytes) -> None:
-    out = (sys.stdout if stream == 1 else sys.stderr).buffer
-    out.write(data)
-    out.flush()
+def _parser() -> Parser:
+    parser = Parser(prog="mbuild run", description="Start an image of the store in a microVM of its own.")
+    add = parser.add_argument
+    add_store_option(parser)
+    add("-i", "--interactive", action="store_true", help="pass standard input on")
+    add("-t", "--tty", action="store_true", help="give the command a terminal")
+    add("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]", help="set a variable")
+    add("--env-file", action="append", default=[], metavar="FILE", help="set the variables of a file")
+    add("-u", "--user", default=None, metavar="USER[:GROUP]", help="who runs it, by name or number")
+    add("-w", "--workdir", default=None, metavar="DIR", help="where it starts")
+    add("--entrypoint", default=None, metavar="PROGRAM", help="in place of ENTRYPOINT and CMD; empty for neither")
+    add("--hostname", default="mbuild", metavar="NAME", help="what the machine is called (default: mbuild)")
+    add("--memory", default="", metavar="SIZE", help="the machine's memory (default: 2G)")
+    add("--cpus", default="", metavar="N", help="its processors (default: 2)")
+    add("--disk", default="", metavar="SIZE", help="what it may write (default: 20G)")
+    add("--rm", action="store_true", help="accepted: nothing is ever left of it")
+    add("-p", "--publish", action="append", default=[], metavar="[IP:]HOST:GUEST[/udp]", help="a port that leads in")
+    add("--network", choices=("default", "none"), default="default", help="the network (default: default)")
+    add("image", metavar="NAME", help="the name it was built with")
+    add("command", nargs=argparse.REMAINDER, metavar="CMD", help="what to run in place of its CMD")
+    return parser
+
+
+def _network(options: argparse.Namespace) -> NetworkMode:
+    if options.network == "none" and options.publish:
+        raise UsageError("-p leads nowhere with --network none", code="usage", hint="leave one of them out")
+    return NetworkMode(options.network)
+
+
+def _absolute(folder: str | None) -> str | None:
+    if folder is not None and not folder.startswith("/"):
+        raise UsageError(f"-w {folder}: this is not an absolute path", code="usage")
+    return folder
+
+
+def shape_of(options: argparse.Namespace) -> MachineShape:
+    """--memory, --cpus, --disk. Raises UsageError `usage`."""
+    shape = MachineShape()
+    for name in ("memory", "disk"):
+        if text := getattr(options, name):
+            try:
+                size = parse_size(text)
+            except ValueError as error:
+                raise UsageError(f"--{name} {text}: {error}", code="usage", hint="write it as 512M or 4G") from error
+            if size < 64 << 20:
+                raise UsageError(f"--{name} {text}: less than 64M is of no use", code="usage")
+            shape = replace(shape, **{name: size})
+    if options.cpus:
+        if not options.cpus.isdecimal() or not 1 <= int(options.cpus) <= 64:
+            raise UsageError(f"--cpus {options.cpus}: this is not a number from 1 to 64", code="usage")
+        shape = replace(shape, cpus=int(options.cpus))
+    return shape
+
+
+def environment_of(files: Sequence[str], given: Sequence[str]) -> Pairs:
+    """--env-file and --env, as docker run reads them: a name alone has the value it has here, or is left out.
+
+    Raises UsageError `usage`, `env-file-unreadable`.
+    """
+    found: dict[str, str] = {}
+    for word in (*(line for file in files for line in _env_lines(file)), *given):
+        name, equals, value = word.partition("=")
+        if not name or any(character.isspace() for character in name):
+            raise UsageError(f"{word!r} is no NAME=VALUE for the environment", code="usage")
+        if equals:
+            found[name] = value
+        elif name in os.environ:
+            found[name] = os.environ[name]
+    return tuple(found.items())
+
+
+def _env_lines(file: str) -> list[str]:
+    try:
+        with Path(file).open("rb") as opened:
+            text = opened.read(_ENV_FILE_LIMIT + 1)
+    except OSError as error:
+        raise UsageError(f"--env-file {file}: {error.strerror}", code="env-file-unreadable") from error
+    if len(text) > _ENV_FILE_LIMIT:
+        raise UsageError(f"--env-file {file}: it is larger than 1 MiB", code="env-file-unreadable")
+    lines = (line.lstrip() for line in text.decode("utf-8", "surrogateescape").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def parse_port(text: str) -> PortForward:
+    """One -p: [IP:]HOST:GUEST[/tcp|/udp]. Raises UsageError `usage`."""
+    import ipaddress
+
+    place, _, protocol = text.partition("/")
+    address, _, ports = place.rpartition(":")[0].rpartition(":")
+    guest, host = place.rpartition(":")[2], ports
+    hint = "write it as HOST:GUEST, or 127.0.0.1:HOST:GUEST, with /udp at the end for UDP"
+    if protocol not in ("", "tcp", "udp") or not host:
+        raise UsageError(f"-p {text}: this is not HOST:GUEST", code="usage", hint=hint)
+    for port in (host, guest):
+        if not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65535:
+            raise UsageError(f"-p {text}: {port or 'nothing'} is no port from 1 to 65535", code="usage", hint=hint)
+    if address:
+        try:
+            ipaddress.IPv4Address(address)
+        except ValueError:
+            raise UsageError(f"-p {text}: {address} is no IPv4 address", code="usage", hint=hint) from None
+    return PortForward(int(guest), int(host), address or "127.0.0.1", protocol == "udp")
 
 
 def _tell(event: Event) -> None:

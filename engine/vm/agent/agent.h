@@ -6,7 +6,10 @@
  * leaves out. An ANSWER carries the tag of its command and starts with a number, 0 or an errno; after an errno
  * comes a text that says on what. After a failed command every later one is answered with ECANCELED until CLEAR,
  * so that the host may send many at once; a command with FLAG_TOLERATE fails alone.
- * OUTPUT and EXIT come unasked and carry the tag of the SPAWN they belong to.
+ * OUTPUT, EXIT and TOOK come unasked and carry the tag of the SPAWN they belong to.
+ *
+ * Streams: a connection to a socket of LISTEN is a stream with a number of its own, said by OPENED. Each way at
+ * most WINDOW bytes are under way: who sends waits for TAKEN or GIVEN of them; the same holds for INPUT and TOOK.
  */
 #ifndef MBUILD_AGENT_H
 #define MBUILD_AGENT_H
@@ -49,9 +52,22 @@ enum operation {
     OP_KILL_ALL = 24,  /* every process but the agent and the kernel's */
     OP_SYNC = 25,
     OP_CLEAR = 26,     /* forget the failure of an earlier command */
+    /* streams.c, spawn.c: standard input, terminals, sockets */
+    OP_ATTACH = 35,    /* kind, rows, columns: how the next SPAWN reads: 0 nothing, 1 INPUT, 2 a terminal */
+    OP_INPUT = 36,     /* tag of the SPAWN, bytes; none: the end */
+    OP_RESIZE = 37,    /* tag of the SPAWN, rows, columns */
+    OP_LISTEN = 38,    /* number of the socket, path, mode, uid, gid */
+    OP_DATA = 39,      /* stream, bytes for the guest; none: the end */
+    OP_TAKEN = 40,     /* stream, count: so many bytes of RECEIVED have been taken */
+    OP_CLOSE = 41,     /* stream: no more of it, either way */
     OP_ANSWER = 100,   /* errno, ... */
     OP_OUTPUT = 101,   /* stream 1 or 2, bytes */
     OP_EXIT = 102,     /* wait status */
+    OP_TOOK = 103,     /* count: so many bytes of INPUT have been taken, or nobody wants them */
+    OP_OPENED = 104,   /* number of the socket, stream */
+    OP_RECEIVED = 105, /* stream, bytes from the guest; none: the end */
+    OP_GIVEN = 106,    /* stream, count: so many bytes of DATA have been given */
+    OP_CLOSED = 107,   /* stream: no more of it, either way */
 };
 
 /* Values of a payload, taken in order; `bad` is set once when they are not there. */
@@ -79,13 +95,29 @@ void leave_root(void);
 
 /* spawn.c */
 #define PROCESS_LIMIT 16
+#define PROCESS_POLLS (4 * PROCESS_LIMIT)
+#define WINDOW 65536u
 struct pollfd;
+int op_attach(struct args *args);
 int op_spawn(uint32_t tag, struct args *args);
 int op_signal(struct args *args);
-/* The descriptors to wait for: three a process. */
+int op_input(struct args *args);
+int op_resize(struct args *args);
+/* The descriptors to wait for: four a process. */
 int processes_poll(struct pollfd *into);
 void processes_serve(void);
 int link_up(const char *name, const char *address, const char *mask, const char *gateway);
+
+/* streams.c */
+#define LISTENER_LIMIT 16
+#define STREAM_LIMIT 64
+#define STREAM_POLLS (LISTENER_LIMIT + STREAM_LIMIT)
+int op_listen(struct args *args);
+int op_data(struct args *args);
+int op_taken(struct args *args);
+int op_close(struct args *args);
+int streams_poll(struct pollfd *into);
+void streams_serve(void);
 
 /* changes.c */
 int write_changes(const char *upper, const char *below, const char *device, uint64_t *length, uint64_t *records);

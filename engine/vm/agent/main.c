@@ -282,13 +282,15 @@ int main(int argc, char **argv) {
     }
     start();
     for (;;) {
-        struct pollfd waits[1 + 3 * PROCESS_LIMIT] = {{.fd = port, .events = POLLIN}};
+        struct pollfd waits[1 + PROCESS_POLLS + STREAM_POLLS] = {{.fd = port, .events = POLLIN}};
         int count = 1 + processes_poll(waits + 1);
+        count += streams_poll(waits + count);
         if (poll(waits, (nfds_t)count, -1) < 0 && errno != EINTR)
             die("poll");
         if (waits[0].revents & (POLLIN | POLLHUP))
             receive();
         take_frames();
+        streams_serve();
         processes_serve();
         send_flush();
     }

@@ -499,6 +499,13 @@ int run_operation(uint16_t operation, uint32_t tag, struct args *args) {
     case OP_KILL_ALL: return op_kill_all();
     case OP_SYNC: sync(); return 0;
     case OP_CLEAR: return 0;
+    case OP_ATTACH: return op_attach(args);
+    case OP_INPUT: return op_input(args);
+    case OP_RESIZE: return op_resize(args);
+    case OP_LISTEN: return op_listen(args);
+    case OP_DATA: return op_data(args);
+    case OP_TAKEN: return op_taken(args);
+    case OP_CLOSE: return op_close(args);
     }
     return ENOSYS;
 }

@@ -29,13 +29,25 @@
 #endif
 #define CHUNK 65536
 
+enum reads { READS_NOTHING, READS_INPUT, READS_TERMINAL };
 struct process {
     uint32_t tag;
     pid_t pid;
-    int pidfd, output[2];
+    int pidfd, output[2], input;
+    int slave; /* held open, so that the terminal is there while nobody in the guest has it open */
+    int instead; /* the signal that SIGKILL stands in for */
+    bool input_ends;
+    uint8_t *pending; /* input on its way: WINDOW bytes, NULL where nothing is read */
+    uint32_t pending_count;
 };
 static struct process processes[PROCESS_LIMIT];
 static int process_count;
+
+/* How the next process reads; see OP_ATTACH. */
+static struct {
+    enum reads reads;
+    struct winsize size;
+} attached;
 
 /* What SPAWN carries, in this order. */
 struct order {
@@ -58,6 +70,7 @@ struct order {
         uint64_t flags;
     } mounts[16];
     const char **argv, **environment;
+    int terminal; /* the number of its terminal in /dev/pts, or -1 */
 };
 
 static int read_order(struct order *order, struct args *args) {
@@ -134,6 +147,25 @@ static int drop_capabilities(uint64_t kept) {
     return 0;
 }
 
+/* Makes the terminal the process's own, as runc does it: /dev/console is another name of it. */
+static int take_terminal(const struct order *order) {
+    char path[32];
+    snprintf(path, sizeof path, "/dev/pts/%d", order->terminal);
+    int fd = open(path, O_RDWR | O_NOCTTY);
+    if (fd < 0 || ioctl(fd, TIOCSCTTY, 0) || fchown(fd, order->uid, (gid_t)-1))
+        return -1;
+    int console = open("/dev/console", O_WRONLY | O_CREAT | O_NOCTTY | O_CLOEXEC, 0600);
+    if (console < 0 || mount(path, "/dev/console", NULL, MS_BIND, NULL))
+        return -1;
+    close(console);
+    for (int standard = 0; standard < 3; standard++)
+        if (dup2(fd, standard) < 0)
+            return -1;
+    if (fd > 2)
+        close(fd);
+    return 0;
+}
+
 /* In the child, from here to the program; gives what it failed on, with errno. */
 static const char *become(const struct order *order) {
     int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -151,6 +183,8 @@ static const char *become(const struct order *order) {
         if (mount(order->mounts[i].source, order->mounts[i].target, order->mounts[i].type,
                   (unsigned long)order->mounts[i].flags, order->mounts[i].data))
             return order->mounts[i].target;
+    if (order->terminal >= 0 && take_terminal(order))
+        return "the terminal";
     for (uint64_t i = 0; i < order->limit_count; i++)
         if (setrlimit((int)order->limits[i].resource,
                       &(struct rlimit){order->limits[i].soft, order->limits[i].hard}))
@@ -167,11 +201,10 @@ static const char *become(const struct order *order) {
     return "";
 }
 
-static _Noreturn void child(const struct order *order, int out, int err, int report) {
+static _Noreturn void child(const struct order *order, int in, int out, int err, int report) {
     signal(SIGPIPE, SIG_DFL);
     setsid();
-    int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (dup2(null, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err, 2) >= 0) {
+    if (order->terminal >= 0 || (dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err, 2) >= 0)) {
         const char *what = become(order);
         int error = errno;
         if (!*what) /* the command itself cannot be started: the step fails, as in a shell */
@@ -183,20 +216,59 @@ static _Noreturn void child(const struct order *order, int out, int err, int rep
     _exit(125);
 }
 
-static int launch(const struct order *order, struct process *process) {
-    static char failure[4200];
-    int out[2], err[2], report[2];
-    if (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC) || pipe2(report, O_CLOEXEC))
+/* The agent's ends and the process's: what the process reads and writes. */
+struct ends {
+    int ours[3], theirs[3];
+};
+
+static void close_all(int *fds, int count) {
+    for (int i = 0; i < count; i++) {
+        if (fds[i] >= 0)
+            close(fds[i]);
+        fds[i] = -1;
+    }
+}
+
+static int open_pipes(const struct order *order, struct ends *ends) {
+    for (int standard = 0; standard < 3; standard++) {
+        int both[2];
+        if (standard == 0 && attached.reads == READS_NOTHING) {
+            if ((ends->theirs[0] = open("/dev/null", O_RDONLY | O_CLOEXEC)) < 0)
+                return errno;
+            continue;
+        }
+        if (pipe2(both, O_CLOEXEC))
+            return errno;
+        ends->theirs[standard] = both[standard != 0];
+        ends->ours[standard] = both[standard == 0];
+        /* /dev/stdout leads to the pipe itself, which its user must be able to open */
+        if (fchown(ends->theirs[standard], order->uid, order->gid))
+            return errno;
+    }
+    return 0;
+}
+
+/* A terminal of the step's own /dev/pts. The process opens its side by its name there, when it is in its root. */
+static int open_terminal(struct order *order, struct ends *ends, int *slave) {
+    int unlocked = 0;
+    int master = ends->ours[1] = open("/dev-root/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (master < 0 || ioctl(master, TIOCSPTLCK, &unlocked) || ioctl(master, TIOCGPTN, &order->terminal) ||
+        ioctl(master, TIOCSWINSZ, &attached.size))
         return errno;
-    /* /dev/stdout leads to the pipe itself, which its user must be able to open */
-    if (fchown(out[1], order->uid, order->gid) || fchown(err[1], order->uid, order->gid))
+    *slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    ends->ours[0] = fcntl(master, F_DUPFD_CLOEXEC, 0);
+    return *slave < 0 || ends->ours[0] < 0 ? errno : 0;
+}
+
+static int start(const struct order *order, struct ends *ends, struct process *process) {
+    static char failure[4200];
+    int report[2];
+    if (pipe2(report, O_CLOEXEC))
         return errno;
     long pid = syscall(SYS_clone, (long)order->namespaces | SIGCHLD, 0, 0, 0, 0);
     if (pid == 0)
-        child(order, out[1], err[1], report[1]);
+        child(order, ends->theirs[0], ends->theirs[1], ends->theirs[2], report[1]);
     int error = pid < 0 ? errno : 0;
-    close(out[1]);
-    close(err[1]);
     close(report[1]);
     ssize_t n = 0;
     while (!error && (n = read(report[0], failure, sizeof failure - 1)) < 0 && errno == EINTR)
@@ -209,17 +281,42 @@ static int launch(const struct order *order, struct process *process) {
         fault = what + 1;
         waitpid((pid_t)pid, NULL, 0);
     }
+    process->pid = (pid_t)pid;
+    return error;
+}
+
+static int launch(struct order *order, struct process *process) {
+    struct ends ends = {{-1, -1, -1}, {-1, -1, -1}};
+    *process = (struct process){.slave = -1};
+    order->terminal = -1;
+    bool terminal = attached.reads == READS_TERMINAL;
+    int error = terminal ? open_terminal(order, &ends, &process->slave) : open_pipes(order, &ends);
+    if (!error)
+        error = start(order, &ends, process);
+    close_all(ends.theirs, 3);
     if (error) {
-        close(out[0]);
-        close(err[0]);
+        close_all(ends.ours, 3);
+        close_all(&process->slave, 1);
         return error;
     }
-    fcntl(out[0], F_SETFL, O_NONBLOCK);
-    fcntl(err[0], F_SETFL, O_NONBLOCK);
-    process->pid = (pid_t)pid;
-    process->output[0] = out[0];
-    process->output[1] = err[0];
-    process->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    for (int standard = 0; standard < 3; standard++)
+        if (ends.ours[standard] >= 0)
+            fcntl(ends.ours[standard], F_SETFL, O_NONBLOCK);
+    process->input = ends.ours[0];
+    process->output[0] = ends.ours[1];
+    process->output[1] = ends.ours[2];
+    process->pending = attached.reads == READS_NOTHING ? NULL : grow(NULL, WINDOW);
+    process->pidfd = (int)syscall(SYS_pidfd_open, process->pid, 0);
+    return 0;
+}
+
+int op_attach(struct args *args) {
+    uint64_t reads = arg_number(args);
+    attached.size.ws_row = (unsigned short)arg_number(args);
+    attached.size.ws_col = (unsigned short)arg_number(args);
+    if (args->bad || reads > READS_TERMINAL)
+        return EPROTO;
+    attached.reads = (enum reads)reads;
     return 0;
 }
 
@@ -233,6 +330,7 @@ int op_spawn(uint32_t tag, struct args *args) {
         error = launch(&order, process);
     free(order.argv);
     free(order.environment);
+    attached.reads = READS_NOTHING;
     if (error)
         return error;
     process->tag = tag;
@@ -241,22 +339,120 @@ int op_spawn(uint32_t tag, struct args *args) {
     return 0;
 }
 
-int op_signal(struct args *args) {
-    uint32_t tag = (uint32_t)arg_number(args);
-    int number = (int)arg_number(args);
-    for (int i = 0; i < process_count && !args->bad; i++)
+static struct process *find(uint32_t tag) {
+    for (int i = 0; i < process_count; i++)
         if (processes[i].tag == tag)
-            return kill(processes[i].pid, number) ? errno : 0;
-    return args->bad ? EPROTO : ESRCH;
+            return &processes[i];
+    return NULL;
+}
+
+/* Whether a process does with a signal what everyone does who never heard of it. */
+static bool is_default(pid_t pid, int number) {
+    char path[32], text[4096], *at;
+    uint64_t ignored = ~0ull, caught = ~0ull;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[n < 0 ? 0 : n] = 0;
+    if ((at = strstr(text, "\nSigIgn:")))
+        ignored = strtoull(at + 8, NULL, 16);
+    if ((at = strstr(text, "\nSigCgt:")))
+        caught = strtoull(at + 8, NULL, 16);
+    return !((ignored | caught) >> (number - 1) & 1);
+}
+
+/* The signals that end a process which does not handle them. */
+static const int ending_signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTERM};
+
+int op_signal(struct args *args) {
+    struct process *process = find((uint32_t)arg_number(args));
+    int number = (int)arg_number(args);
+    if (args->bad || number < 1 || number > 64)
+        return EPROTO;
+    if (!process)
+        return ESRCH;
+    /* from a terminal these go to whoever is in the foreground */
+    bool of_terminal = number == SIGINT || number == SIGQUIT || number == SIGTSTP;
+    if (process->slave >= 0 && of_terminal && !ioctl(process->output[0], TIOCSIG, number))
+        return 0;
+    /* The kernel spares the first process of a PID namespace what it has no handler for: it would never end. */
+    for (size_t i = 0; i < sizeof ending_signals / sizeof *ending_signals; i++)
+        if (ending_signals[i] == number && is_default(process->pid, number)) {
+            process->instead = number;
+            number = SIGKILL;
+            break;
+        }
+    return kill(process->pid, number) ? errno : 0;
+}
+
+static void took(struct process *process, uint64_t count) {
+    send_begin(OP_TOOK, process->tag);
+    send_number(count);
+    send_end();
+}
+
+/* Gives the process what it takes now. When it reads no more, the input is thrown away. */
+static void feed(struct process *process) {
+    if (process->pending_count && process->input >= 0) {
+        ssize_t n = write(process->input, process->pending, process->pending_count);
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+            return;
+        if (n < 0)
+            close_all(&process->input, 1);
+        else {
+            process->pending_count -= (uint32_t)n;
+            memmove(process->pending, process->pending + n, process->pending_count);
+            took(process, (uint64_t)n);
+        }
+    }
+    if (process->pending_count && process->input < 0) {
+        took(process, process->pending_count);
+        process->pending_count = 0;
+    }
+    if (process->input_ends && !process->pending_count)
+        close_all(&process->input, 1);
+}
+
+int op_input(struct args *args) {
+    struct process *process = find((uint32_t)arg_number(args));
+    uint32_t length;
+    const char *bytes = arg_text(args, &length);
+    if (args->bad)
+        return EPROTO;
+    if (!process)
+        return ESRCH;
+    if (!process->pending || length > WINDOW - process->pending_count)
+        return ENOBUFS;
+    memcpy(process->pending + process->pending_count, bytes, length);
+    process->pending_count += length;
+    process->input_ends = process->input_ends || !length;
+    return 0;
+}
+
+int op_resize(struct args *args) {
+    struct process *process = find((uint32_t)arg_number(args));
+    struct winsize size = {.ws_row = (unsigned short)arg_number(args)};
+    size.ws_col = (unsigned short)arg_number(args);
+    if (args->bad)
+        return EPROTO;
+    if (!process || process->slave < 0)
+        return ESRCH;
+    return ioctl(process->output[0], TIOCSWINSZ, &size) ? errno : 0;
 }
 
 int processes_poll(struct pollfd *into) {
     for (int i = 0; i < process_count; i++) {
-        into[3 * i] = (struct pollfd){.fd = processes[i].pidfd, .events = POLLIN};
-        into[3 * i + 1] = (struct pollfd){.fd = processes[i].output[0], .events = POLLIN};
-        into[3 * i + 2] = (struct pollfd){.fd = processes[i].output[1], .events = POLLIN};
+        into[4 * i] = (struct pollfd){.fd = processes[i].pidfd, .events = POLLIN};
+        into[4 * i + 1] = (struct pollfd){.fd = processes[i].output[0], .events = POLLIN};
+        into[4 * i + 2] = (struct pollfd){.fd = processes[i].output[1], .events = POLLIN};
+        /* a pipe that nobody reads any more is always ready: asked only when there is something for it */
+        int input = processes[i].pending_count ? processes[i].input : -1;
+        into[4 * i + 3] = (struct pollfd){.fd = input, .events = POLLOUT};
     }
-    return 3 * process_count;
+    return 4 * process_count;
 }
 
 /* Passes on what a pipe holds now, at most `rounds` chunks of it. */
@@ -267,8 +463,7 @@ static void forward(struct process *process, int which, int rounds) {
         if (n < 0)
             return;
         if (n == 0) {
-            close(process->output[which]);
-            process->output[which] = -1;
+            close_all(&process->output[which], 1);
             return;
         }
         send_begin(OP_OUTPUT, process->tag);
@@ -279,12 +474,15 @@ static void forward(struct process *process, int which, int rounds) {
 }
 
 static void ended(struct process *process, int status) {
-    for (int which = 0; which < 2; which++) {
-        forward(process, which, 32);
-        if (process->output[which] >= 0)
-            close(process->output[which]);
-    }
-    close(process->pidfd);
+    for (int which = 0; which < 2; which++)
+        forward(process, which, 64); /* of a terminal, one read gives 4 KiB at most */
+    close_all(process->output, 2);
+    close_all(&process->input, 1);
+    close_all(&process->slave, 1);
+    close_all(&process->pidfd, 1);
+    free(process->pending);
+    if (process->instead && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
+        status = process->instead;
     send_begin(OP_EXIT, process->tag);
     send_number((uint64_t)status);
     send_end();
@@ -294,9 +492,11 @@ static void ended(struct process *process, int status) {
 void processes_serve(void) {
     int status;
     pid_t pid;
-    for (int i = 0; i < process_count; i++)
+    for (int i = 0; i < process_count; i++) {
+        feed(&processes[i]);
         for (int which = 0; which < 2; which++)
             forward(&processes[i], which, 1);
+    }
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
         for (int i = 0; i < process_count; i++)
             if (processes[i].pid == pid) {

@@ -59,7 +59,8 @@ class Gate:
     """Judges the frames of one machine. Used by one thread at a time.
 
     `hosts` are the names given with --add-host; `loopback` opens the host's loopback interface wholly and
-    `loopback_ports` some ports of it, both only where the policy has no rules.
+    `loopback_ports` some ports of it, both only where the policy has no rules. `served` are the guest's ports that
+    others were given a way to: it may answer from them.
     """
 
     def __init__(
@@ -69,10 +70,12 @@ class Gate:
         *,
         loopback: bool = False,
         loopback_ports: frozenset[int] = frozenset(),
+        served: frozenset[tuple[Protocol, int]] = frozenset(),
     ) -> None:
         self._rules = policy.rules
         self._loopback = loopback or any(address == HOST_GATEWAY for _, address in hosts)
         self._loopback_ports = loopback_ports
+        self._served = served
         self._flows: set[bytes] = set()
         self._names: dict[int, str] = {GATEWAY: HOST_NAME}
         self._learned: dict[int, set[int | None]] = {}
@@ -99,6 +102,8 @@ class Gate:
         packet = read_packet(frame)
         if packet is None or is_group(packet.destination):
             return _DROP
+        if self._answers_others(packet):
+            return _PASS
         if packet.destination == RESOLVER and packet.protocol is Protocol.UDP and packet.port == _DNS:
             return self._question(packet)
         port = None if packet.fragment or packet.protocol is Protocol.ICMP else packet.port
@@ -127,6 +132,13 @@ class Gate:
             for address in usable:
                 self._learn(question.name, address)
         return datagram(packet, write_answer(question, Answer(answer.code, usable)))
+
+    def _answers_others(self, packet: Packet) -> bool:
+        """Whether this goes from a port that was opened for others. A connection is theirs to open; of datagrams
+        nobody can tell who began."""
+        if packet.fragment or (packet.protocol, packet.source_port) not in self._served:
+            return False
+        return not packet.opens if packet.protocol is Protocol.TCP else packet.destination == GATEWAY
 
     def _question(self, packet: Packet) -> Verdict:
         question = None if packet.fragment else read_question(packet.payload)

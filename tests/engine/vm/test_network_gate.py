@@ -29,6 +29,7 @@ from engine.vm.network import gate as gate_module
 from engine.vm.network.addresses import parse_address
 from engine.vm.network.dns import Answer, Code, ask_host, read_question
 from engine.vm.network.gate import Gate
+from engine.vm.network.packets import Protocol
 from engine.vm.network.resolvconf import options_of
 from engine.vm.network.rules import EgressPolicy, parse_rule
 from machinefile.errors import UsageError
@@ -92,6 +93,18 @@ def test_the_resolver_is_there_for_names_only() -> None:
     strict = Gate(policy("a.b"))
     assert not passes(strict, tcp_frame("10.0.2.3", 53))
     assert not passes(strict, udp_frame("10.0.2.3", 53, query("a.b", kind=15)))
+
+
+def test_a_port_that_others_were_given_answers_them_and_opens_nothing() -> None:
+    gate = Gate(EgressPolicy(), served=frozenset([(Protocol.TCP, 40000)]))
+    assert passes(gate, tcp_frame("10.0.2.2", 51000, SYN | ACK))
+    assert passes(gate, tcp_frame("10.0.2.2", 51000, ACK))
+    assert not passes(gate, tcp_frame("10.0.2.2", 22, SYN))
+    assert not passes(gate, udp_frame("10.0.2.2", 51000))
+    datagrams = Gate(policy("a.b"), served=frozenset([(Protocol.UDP, 40000)]))
+    assert passes(datagrams, udp_frame("10.0.2.2", 51000))
+    assert not passes(datagrams, udp_frame(ELSEWHERE, 51000))
+    assert not passes(datagrams, tcp_frame("10.0.2.2", 51000, ACK))
 
 
 def test_loopback_is_opened_whole_or_by_port() -> None:

@@ -1,0 +1,161 @@
+"""Looking inside a build: what to run where, in a microVM with a step's file system."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from dataclasses import dataclass, replace
+
+from cache.results import Layer
+from engine.bases import Base
+from engine.layerstore import LayerStore
+from engine.plan import Plan
+from engine.steps.provisions import Provisions
+from engine.steps.run import execution_of, with_terminal
+from engine.vm.execution import Output, Sandbox
+from engine.vm.session import Session
+from machinefile.errors import UsageError
+from machinefile.steps import BuildGraph, Metadata, Run, Step
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_SHELL = ("/bin/sh",)
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A place in a build where something can be run."""
+
+    step: Step
+    run: Run
+    """What runs there: environment, user, folder, network, mounts, limits; its command is the shell."""
+    on: str
+    """The step whose file system it sees."""
+    goals: tuple[str, ...]
+    """The steps that must have been built for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """All that it takes to run something at a spot."""
+
+    run: Run
+    below: tuple[Layer, ...]
+    layers: LayerStore
+    sandbox: Sandbox
+    provisions: Provisions
+
+
+def enter(
+    inside: Inside, command: tuple[str, ...], session: Session | None, output: Output, cancelled: threading.Event
+) -> int:
+    """Run a command there, or the shell if it is empty, and give its exit code. What it changes is thrown away.
+
+    Raises StepError `user-unknown`, HostError, InterruptedBuildError.
+    """
+    run = replace(inside.run, argv=command or inside.run.argv)
+    execution = replace(
+        execution_of(run, inside.below, inside.layers, inside.provisions), session=session, capture=False
+    )
+    if session is not None and session.size is not None:
+        execution = replace(execution, environment=with_terminal(execution.environment))
+    with inside.sandbox.execute(execution, output, cancelled) as result:
+        return result.code
+
+
+def find_step(graph: BuildGraph, words: str) -> tuple[Step, bool]:
+    """The step that `words` name, and whether what is meant is the end of its stage: an id as `mbuild plan` prints
+    it, a line of the Machinefile, a stage's name, or a prefix of one id.
+
+    Raises UsageError: `step-unknown`, `step-ambiguous`.
+    """
+    for step in graph.steps:
+        if step.id == words:
+            return step, False
+    in_stage = [step for step in graph.steps if step.stage == words]
+    if words.isdecimal():
+        found = [step for step in graph.steps if step.span and step.span.line <= int(words) <= step.span.end_line]
+    else:
+        found = [step for step in graph.steps if step.id.startswith(words)]
+    if in_stage and not (words.isdecimal() and found):
+        return ([step for step in in_stage if step.makes_layer] or in_stage)[-1], True
+    found = list(dict.fromkeys((*found, *in_stage)))
+    if len(found) == 1:
+        return found[0], False
+    ids = [step.id for step in graph.steps]
+    if found:
+        named = ", ".join(step.id for step in found)
+        raise UsageError(
+            f"{words!r} may be any of {named}", code="step-ambiguous", hint="name one of them, as mbuild plan prints it"
+        )
+    near = difflib.get_close_matches(words, ids, n=1)
+    raise UsageError(
+        f"the build of {graph.target!r} has no step {words!r}",
+        code="step-unknown",
+        hint=f"did you mean {near[0]}?" if near else "mbuild plan lists them; --target chooses another stage",
+    )
+
+
+def spot_of(plan: Plan, words: str, *, after: bool = False) -> Spot:
+    """Where to run something: before that step ran, or after it. Raises UsageError."""
+    step, is_stage = find_step(plan.graph, words)
+    return _spot(plan, step, after=after or is_stage)
+
+
+def result_spot(plan: Plan) -> Spot:
+    """The file system that the image has, with what its configuration says."""
+    return _spot(plan, plan.graph.step(plan.graph.result), after=True)
+
+
+def _spot(plan: Plan, step: Step, *, after: bool) -> Spot:
+    changes_files = after and not isinstance(step.operation, Metadata)
+    on = step.id if changes_files or step.parent is None else step.parent
+    run = _surroundings(plan, step, after=after)
+    inputs = step.inputs if isinstance(step.operation, Run) else ()
+    return Spot(step, run, on, (*inputs, on))
+
+
+def _surroundings(plan: Plan, step: Step, *, after: bool) -> Run:
+    """What a command at a step sees: what the step itself says if it is a RUN; for the end of the target what the image
+    is going to say; else what the nearest RUN of its stage says, or the base."""
+    graph = plan.graph
+    if isinstance(step.operation, Run):
+        return replace(step.operation, argv=shell_of(step.operation), files=())
+    if after and step.id == graph.result:
+        return _from_config(plan, graph.result)
+    in_stage = [one for one in graph.steps if one.stage == step.stage]
+    at = in_stage.index(step)
+    for other in (*in_stage[at:], *reversed(in_stage[:at])):
+        if isinstance(other.operation, Run):
+            return replace(other.operation, argv=shell_of(other.operation), files=(), mounts=())
+    base: Base = plan.base_of(step.id)
+    config = base.configuration.config if base.configuration else None
+    environment = dict(config.env) if config else {}
+    environment.setdefault("PATH", DEFAULT_PATH)
+    return Run(
+        argv=(config.shell if config and config.shell else DEFAULT_SHELL)[:1],
+        environment=tuple(sorted(environment.items())),
+        user=config.user if config else "",
+        working_dir=(config.working_dir if config else "") or "/",
+        shape=graph.shape,
+    )
+
+
+def _from_config(plan: Plan, step_id: str) -> Run:
+    config = plan.graph.config
+    environment = dict(config.env)
+    environment.setdefault("PATH", DEFAULT_PATH)
+    return Run(
+        argv=(config.shell or DEFAULT_SHELL)[:1],
+        environment=tuple(sorted(environment.items())),
+        user=config.user,
+        working_dir=config.working_dir or "/",
+        shape=plan.graph.shape,
+    )
+
+
+def shell_of(operation: Run) -> tuple[str, ...]:
+    """The shell that a RUN was written for, to be talked to: SHELL without the option that takes a script."""
+    argv = operation.argv
+    if len(argv) > 2 and argv[-2] in ("-c", "-ec", "-lc", "-exc", "-euc"):
+        return argv[:-2]
+    return DEFAULT_SHELL

@@ -1,0 +1,18 @@
+"""What a build gives its steps beside their file systems."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine.sshagent import NO_AGENTS, Agents
+from engine.vm.network.rules import EgressPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Provisions:
+    """The same for all steps of a build."""
+
+    egress: EgressPolicy = field(default_factory=EgressPolicy)
+    """What they may reach."""
+    agents: Agents = NO_AGENTS
+    """The sockets that RUN --mount=type=ssh leads to."""
