@@ -33,7 +33,7 @@ from machinefile.instructions import Machinefile
 from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
 from machinefile.resolve import base_references
-from machinefile.steps import BuildGraph, From
+from machinefile.steps import BuildGraph, From, MachineShape
 
 if TYPE_CHECKING:
     from engine.output.outputs import Push
@@ -202,6 +202,11 @@ class _Lazy:
         if self._made is None:
             self._made = self._make()
         return self._made.execute(execution, output, cancelled)
+
+    def merge(self, newer: Path, into: Path, shape: MachineShape, cancelled: threading.Event) -> None:
+        if self._made is None:
+            self._made = self._make()
+        self._made.merge(newer, into, shape, cancelled)
 
     @property
     def starts(self) -> int:

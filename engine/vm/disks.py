@@ -67,24 +67,30 @@ class Disks:
     changes: Path
 
 
-def make_disks(folder: Path, layers: Sequence[Path], scratch: Path) -> Disks:
-    """Make the descriptors and the files behind them in a machine's folder.
+def make_disks(
+    folder: Path, layers: Sequence[Path], scratch: Path, extra: Sequence[Path] = (), caches: Sequence[Path] = ()
+) -> Disks:
+    """Make the descriptors and the files behind them in a machine's folder. `extra`: further layers, for mounts;
+    `caches`: disks that are written to where they are.
 
     Raises HostError: `layer-missing`, `layers-too-many`, `disk-unusable`.
     """
-    if len(layers) > LAYER_LIMIT:
+    if len(layers) + len(extra) > LAYER_LIMIT:
         raise HostError(
-            f"the root has {len(layers)} layers; a microVM takes {LAYER_LIMIT} at most",
+            f"the root and the mounts have {len(layers) + len(extra)} layers; a microVM takes {LAYER_LIMIT} at most",
             code="layers-too-many",
             hint="merge some of the base image's layers",
         )
     try:
-        parts = _write_layers(folder, layers)
+        parts = _write_layers(folder, (*layers, *extra))
         size = scratch.stat().st_size
         copy_sparse(scratch, folder / "scratch")
         with (folder / "changes").open("wb") as changes:
             changes.truncate(CHANGES_SIZE)
         writable = [Extent("scratch", size), Extent("changes", CHANGES_SIZE)]
+        for number, cache in enumerate(caches):
+            (folder / f"cache-{number}").symlink_to(cache.absolute())
+            writable.append(Extent(f"cache-{number}", cache.stat().st_size))
         (folder / "writable.vmdk").write_text(vmdk_descriptor(writable))
     except OSError as error:
         raise HostError(
@@ -92,8 +98,9 @@ def make_disks(folder: Path, layers: Sequence[Path], scratch: Path) -> Disks:
             code="disk-unusable",
             hint="free space there, or choose another folder with --cache-dir",
         ) from error
-    where = DiskMap(parts, *lay_out([size, CHANGES_SIZE]))
-    return Disks("layers.vmdk" if layers else None, "writable.vmdk", where, folder / "changes")
+    first, second, *others = lay_out([extent.length for extent in writable])
+    where = DiskMap(parts[: len(layers)], first, second, parts[len(layers) :], tuple(others))
+    return Disks("layers.vmdk" if parts else None, "writable.vmdk", where, folder / "changes")
 
 
 def _write_layers(folder: Path, layers: Sequence[Path]) -> tuple[Region, ...]:

@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from engine.vm.mounts import GuestMount
 from machinefile.imageconfig import Pairs
 from machinefile.steps import MachineShape, NetworkMode
 
@@ -53,6 +54,9 @@ class Execution:
     files: tuple[GuestFile, ...] = ()
     capture: bool = True
     """Whether the changed files are wanted."""
+    mounts: tuple[GuestMount, ...] = ()
+    timeout: float | None = None
+    """Seconds that the command may take."""
 
 
 class Ending(Enum):
@@ -62,6 +66,8 @@ class Ending(Enum):
     SIGNALLED = "signalled"
     OUT_OF_MEMORY = "out of memory"
     OUT_OF_DISK = "out of disk"
+    CACHE_FULL = "cache full"
+    TIMED_OUT = "timed out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,8 @@ class Result:
     changes: BinaryIO | None = None
     """With capture, and when it exited with 0: the changed files as a change stream (engine/layers/changes.py),
     open for reading from its start; good until the context of `execute` is left."""
+    caches_whole: bool = False
+    """Whether the disks of the cache mounts were let go of in order, so that they can be kept."""
 
 
 class Sandbox(Protocol):
@@ -85,6 +93,13 @@ class Sandbox(Protocol):
         """Run a command to its end; leaving the context frees the VM's disks.
 
         Raises HostError when the VM cannot be started or dies, InterruptedBuildError soon after `cancelled` is set.
+        """
+        ...
+
+    def merge(self, newer: Path, into: Path, shape: MachineShape, cancelled: threading.Event) -> None:
+        """Bring the files of one cache disk that another lacks, or has older, into that other. Both are written to.
+
+        Raises as `execute`.
         """
         ...
 

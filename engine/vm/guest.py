@@ -29,7 +29,8 @@ SCRATCH_PARTITION = 1
 CHANGES_PARTITION = 2
 
 _NOSUID, _NODEV, _NOEXEC, _RDONLY, _NOATIME, _STRICTATIME = 2, 4, 8, 1, 1024, 1 << 24
-_DETACH = 2
+DETACH = 2
+"""Of umount2(2): also what is mounted below, whoever is in it."""
 _NEWNS, _NEWIPC, _NEWPID, _NEWNET = 0x20000, 0x8000000, 0x20000000, 0x40000000
 
 _NOFILE, _NPROC = 7, 6
@@ -107,14 +108,17 @@ class DiskMap:
     """Lowest first."""
     scratch: Region
     changes: Region
+    extra: tuple[Region, ...] = ()
+    """Layers of mounts, behind those of the root."""
+    caches: tuple[Region, ...] = ()
 
 
 def attach(disks: DiskMap, modules: Sequence[str]) -> list[Command]:
     """Finds the disks, mounts them and lays the overlay."""
     row = [command(Op.LOAD, module_path(name), "") for name in LATE_MODULES if name in modules]
-    numbered = list(enumerate(disks.layers, 1))
+    numbered = list(enumerate((*disks.layers, *disks.extra), 1))
     row += [command(Op.PARTITION, LAYERS_DISK, n, part.start, part.length) for n, part in numbered]
-    for n, part in ((SCRATCH_PARTITION, disks.scratch), (CHANGES_PARTITION, disks.changes)):
+    for n, part in enumerate((disks.scratch, disks.changes, *disks.caches), SCRATCH_PARTITION):
         row.append(command(Op.PARTITION, WRITABLE_DISK, n, part.start, part.length))
     for n, _ in numbered:
         row.append(command(Op.MKDIR, "", f"/l/{n}", 0o755))
@@ -122,15 +126,17 @@ def attach(disks: DiskMap, modules: Sequence[str]) -> list[Command]:
     scratch = f"{WRITABLE_DISK}{SCRATCH_PARTITION}"
     row.append(command(Op.MOUNT, "", scratch, SCRATCH, "ext4", _NOATIME, "nobarrier,noinit_itable,nodiscard"))
     row += [command(Op.MKDIR, "", path, 0o755) for path in (UPPER, f"{SCRATCH}/w")]
-    if numbered:
-        row.append(command(Op.COPY_OWNER, f"/l/{len(numbered)}", UPPER))
+    if disks.layers:
+        row.append(command(Op.COPY_OWNER, f"/l/{len(disks.layers)}", UPPER))
     # The scratch disk does not outlive the step: nothing needs to be synchronised (volatile).
-    options = f"lowerdir={lower_folders(len(numbered))},upperdir={UPPER},workdir={SCRATCH}/w,{_OVERLAY},volatile"
+    options = (
+        f"lowerdir={lower_folders(len(disks.layers))},upperdir={UPPER},workdir={SCRATCH}/w,{OVERLAY_OPTIONS},volatile"
+    )
     row.append(command(Op.MOUNT, "", "overlay", ROOT, "overlay", 0, options))
     return row
 
 
-_OVERLAY = "redirect_dir=off,metacopy=off,index=off,xino=off"
+OVERLAY_OPTIONS = "redirect_dir=off,metacopy=off,index=off,xino=off"
 """So that a layer means what OCI says: no attributes that only the same kernel understands."""
 
 
@@ -163,8 +169,12 @@ def furnish(execution: Execution) -> tuple[list[Command], list[int]]:
         row.append(command(Op.ENSURE, ROOT, file.path, 1, 0o644, 0, 0))
         row.append(command(Op.WRITE, "", f"/files/{number}", file.mode, 0, 0, file.content))
         row.append(command(Op.BIND, f"/files/{number}", ROOT, file.path))
-    row.append(command(Op.ENSURE, ROOT, execution.working_dir, 0, 0o755, 0, 0))
     return row, stubs
+
+
+def enter(execution: Execution) -> Command:
+    """Makes the working directory, when all that may cover it is mounted."""
+    return command(Op.ENSURE, ROOT, execution.working_dir, 0, 0o755, 0, 0)
 
 
 def spawn(execution: Execution) -> Command:
@@ -202,12 +212,11 @@ def look() -> list[Command]:
 
 
 def collect(layers: int, stubs: Sequence[str]) -> list[Command]:
-    """Takes the root apart and writes the changed files to their disk; the last command answers with the length."""
-    row = [command(Op.UNMOUNT, "", ROOT, _DETACH)]
-    row += [command(Op.UNSTUB, UPPER, path) for path in reversed(stubs)]
+    """Writes the changed files to their disk, when the root is unmounted; the last command answers with the length."""
+    row = [command(Op.UNSTUB, UPPER, path) for path in reversed(stubs)]
     below = {0: "", 1: "/l/1"}.get(layers, BELOW)
     if below == BELOW:
-        options = f"lowerdir={lower_folders(layers)},{_OVERLAY}"
+        options = f"lowerdir={lower_folders(layers)},{OVERLAY_OPTIONS}"
         row.append(command(Op.MOUNT, "", "overlay", BELOW, "overlay", _RDONLY, options))
     row.append(command(Op.CHANGES, UPPER, below, f"{WRITABLE_DISK}{CHANGES_PARTITION}"))
     return row

@@ -46,6 +46,10 @@ class Op(IntEnum):
     KILL_ALL = 24
     SYNC = 25
     CLEAR = 26
+    BIND_FROM = 27
+    OWN = 28
+    COPY_TREE = 29
+    RELEASE = 30
     ANSWER = 100
     OUTPUT = 101
     EXIT = 102

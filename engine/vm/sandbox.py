@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.events import Observer, ignore
-from engine.vm import guest
-from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError
+from engine.vm import guest, guestmounts
+from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError, StepTimeoutError
 from engine.vm.disks import Disks, make_disks, scratch_image
 from engine.vm.execution import Ending, Execution, Output, Result
 from engine.vm.hypervisor import Attachments, Autopsy, Hypervisor, Machine, Template
 from engine.vm.kernel import LATE_MODULES
+from engine.vm.mounts import CacheMount, cache_disks, layer_disks
 from engine.vm.protocol import PROTOCOL_VERSION, Op, ProtocolError, Values, command
 from engine.vm.qemu import QemuHypervisor
 from engine.vm.runfolder import run_folder, sweep
-from machinefile.errors import HostError, InterruptedBuildError
-from machinefile.steps import NetworkMode
+from machinefile.errors import HostError, InterruptedBuildError, StepError
+from machinefile.steps import MachineShape, NetworkMode
 
 _RESTORES = 3
 _ANSWER_TIMEOUT = 5.0
@@ -30,6 +33,11 @@ _COLLECT_TIMEOUT = 3600.0
 _FULL_BYTES = 1 << 20
 _FULL_FILES = 8
 _SIGKILL = 9
+_KILL_TIMEOUT = 10.0
+"""Seconds that a guest may take to end a command whose time is over; one that thrashes is stopped then."""
+
+
+_BAD_TARGETS = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EROFS, errno.ENAMETOOLONG)
 
 
 class StalledError(Exception):
@@ -90,6 +98,17 @@ class MicroVmSandbox:
         with ExitStack() as stack:
             yield self._run(execution, template, output, cancelled, stack)
 
+    def merge(self, newer: Path, into: Path, shape: MachineShape, cancelled: threading.Event) -> None:
+        """Bring the files of one cache disk that another lacks, or has older, into that other; see Sandbox."""
+        mounts = (CacheMount("/newer", newer), CacheMount("/into", into))
+        execution = Execution((), ("merge",), (), shape=shape, network=NetworkMode.NONE, capture=False, mounts=mounts)
+        self._sweep_once()
+        template = self._hypervisor.template(shape, cancelled)
+        with run_folder(self._runtime_dir) as folder, ExitStack() as machines:
+            run = self._come_alive(execution, template, folder, self._disks(folder, execution), cancelled, machines)
+            with _breakdowns(run):
+                run.channel.call([guestmounts.merge_row(), *guestmounts.take_apart(execution)], _COLLECT_TIMEOUT)
+
     def _sweep_once(self) -> None:
         with self._lock:
             if not self._swept:
@@ -105,14 +124,18 @@ class MicroVmSandbox:
         stack: ExitStack,
     ) -> Result:
         folder = stack.enter_context(run_folder(self._runtime_dir))
-        scratch = scratch_image(self._vm_dir / "scratch", execution.shape.disk)
-        disks = make_disks(folder, execution.disks, scratch)
+        disks = self._disks(folder, execution)
         with ExitStack() as machines:
             run = self._come_alive(execution, template, folder, disks, cancelled, machines)
             result = _carry_out(run, execution, output)
         if result.ending is Ending.EXITED and result.code == 0 and execution.capture:
-            return Result(result.ending, 0, stack.enter_context(disks.changes.open("rb")))
+            return replace(result, changes=stack.enter_context(disks.changes.open("rb")))
         return result
+
+    def _disks(self, folder: Path, execution: Execution) -> Disks:
+        scratch = scratch_image(self._vm_dir / "scratch", execution.shape.disk)
+        extra = layer_disks(execution.disks, execution.mounts)
+        return make_disks(folder, execution.disks, scratch, extra, cache_disks(execution.mounts))
 
     def _come_alive(
         self,
@@ -140,6 +163,7 @@ class MicroVmSandbox:
                     stalls.append(StalledError(reason, machine.autopsy()))
                     continue
                 except GuestFailureError as error:
+                    _check_target(error)
                     raise HostError(
                         f"the microVM cannot be set up: {error}\n{machine.autopsy()}",
                         code="vm-setup",
@@ -169,6 +193,9 @@ def _set_up(channel: Channel, execution: Execution, disks: Disks) -> tuple[str, 
     """Everything up to the command's start, sent at once; gives the paths of stubs made for files."""
     hello = channel.post([command(Op.HELLO), *guest.refresh(guest.seed(), time.time_ns())])
     furnishing, stub_rows = guest.furnish(execution)
+    mounting, mount_stubs = guestmounts.mount_rows(execution)
+    stub_rows += [len(furnishing) + row for row in mount_stubs]
+    furnishing = [*furnishing, *mounting, guest.enter(execution)]
     rest = channel.post([*guest.attach(disks.map, LATE_MODULES), *furnishing])
     version = channel.collect(hello, _ANSWER_TIMEOUT)[0].number()
     if version != PROTOCOL_VERSION:
@@ -183,12 +210,22 @@ def _set_up(channel: Channel, execution: Execution, disks: Disks) -> tuple[str, 
 def _carry_out(run: _Run, execution: Execution, output: Output) -> Result:
     """Run the command to its end; what goes wrong with the machine becomes an error that says what it left."""
     try:
-        return _run_command(run, execution, output)
+        with _breakdowns(run):
+            return _run_command(run, execution, output)
+    except OutOfMemoryError:
+        return Result(Ending.OUT_OF_MEMORY, 128 + _SIGKILL)
+
+
+class OutOfMemoryError(HostError):
+    """The guest's kernel gave up for want of memory."""
+
+
+@contextmanager
+def _breakdowns(run: _Run) -> Iterator[None]:
+    try:
+        yield
     except GuestGoneError as error:
-        autopsy = run.machine.autopsy()
-        if autopsy.out_of_memory:
-            return Result(Ending.OUT_OF_MEMORY, 128 + _SIGKILL)
-        raise _broken_down(autopsy) from error
+        raise _broken_down(run.machine.autopsy()) from error
     except (SilentGuestError, GuestFailureError, ProtocolError) as error:
         reason = "it does not answer" if isinstance(error, SilentGuestError) else str(error)
         raise HostError(
@@ -203,20 +240,54 @@ def _run_command(run: _Run, execution: Execution, output: Output) -> Result:
     channel.on_output = output
     posted = channel.post([guest.spawn(execution)])
     channel.collect(posted, _ATTACH_TIMEOUT)
-    ending, code = _read_status(channel.wait_exit(posted[0][0]))
-    if ending is Ending.EXITED and code == 0:
-        if execution.capture:
-            channel.call(guest.collect(len(run.disks.map.layers), run.stubs), _COLLECT_TIMEOUT)
-        return Result(ending, code)
-    kernel, disk = channel.call(guest.look(), _ATTACH_TIMEOUT)
-    if _killed_for_memory(kernel):
-        return Result(Ending.OUT_OF_MEMORY, code)
-    if _full(disk):
-        return Result(Ending.OUT_OF_DISK, code)
-    return Result(ending, code)
+    try:
+        ending, code = _read_status(channel.wait_exit(posted[0][0], execution.timeout))
+    except StepTimeoutError:
+        return _time_out(channel, posted[0][0], execution)
+    if ending is not Ending.EXITED or code:
+        kernel, disk, *caches = channel.call([*guest.look(), *guestmounts.look_at_caches(execution)], _ATTACH_TIMEOUT)
+        if _killed_for_memory(kernel):
+            ending = Ending.OUT_OF_MEMORY
+        elif _full(disk):
+            ending = Ending.OUT_OF_DISK
+        elif any(_full(cache) for cache in caches):
+            ending = Ending.CACHE_FULL
+    _take_apart(channel, execution)
+    if ending is Ending.EXITED and code == 0 and execution.capture:
+        channel.call(guest.collect(len(run.disks.map.layers), run.stubs), _COLLECT_TIMEOUT)
+    return Result(ending, code, caches_whole=True)
+
+
+def _take_apart(channel: Channel, execution: Execution) -> None:
+    channel.call(guestmounts.take_apart(execution), _COLLECT_TIMEOUT)
+
+
+def _time_out(channel: Channel, tag: int, execution: Execution) -> Result:
+    """Kill the command and keep its caches, if the guest still does as it is told."""
+    whole = False
+    try:
+        channel.post([command(Op.SIGNAL, tag, _SIGKILL)])
+        channel.wait_exit(tag, _KILL_TIMEOUT)
+        _take_apart(channel, execution)
+        whole = True
+    except (StepTimeoutError, GuestGoneError, SilentGuestError, GuestFailureError):
+        pass  # it is stopped as it is, and what it wrote to its caches is dropped
+    return Result(Ending.TIMED_OUT, 128 + _SIGKILL, caches_whole=whole)
+
+
+def _check_target(error: GuestFailureError) -> None:
+    """Raises StepError when what failed is the image's or the user's doing: a place where nothing can be mounted."""
+    if error.op in (Op.ENSURE, Op.BIND_FROM) and error.errno in _BAD_TARGETS:
+        raise StepError(
+            f"nothing can be mounted or made at {error.detail!r}: {os.strerror(error.errno)}",
+            code="mount-target",
+            hint="a folder is mounted over a folder, a file over a file, and below a read-only mount nothing can be made",
+        ) from error
 
 
 def _broken_down(autopsy: Autopsy) -> HostError:
+    if autopsy.out_of_memory:
+        return OutOfMemoryError("the microVM ran out of memory", code="vm-memory", hint="give it more memory")
     code, what = ("vm-panic", "its kernel panicked") if autopsy.panicked else ("vm-died", "it ended by itself")
     return HostError(
         f"the microVM broke down while the step ran: {what}\n{autopsy}",

@@ -49,6 +49,11 @@ enum operation {
     OP_KILL_ALL = 24,  /* every process but the agent and the kernel's */
     OP_SYNC = 25,
     OP_CLEAR = 26,     /* forget the failure of an earlier command */
+    /* 27 to 34: mounts.c */
+    OP_BIND_FROM = 27, /* root of the source, source, root, target, mount attributes to set; links are followed in each */
+    OP_OWN = 28,       /* root, path, mode, uid, gid; the highest number leaves one as it is */
+    OP_COPY_TREE = 29, /* source, target -> entries copied: what is missing or older there */
+    OP_RELEASE = 30,   /* mount point, device: unmounted, and all of it on the device when this is answered */
     OP_ANSWER = 100,   /* errno, ... */
     OP_OUTPUT = 101,   /* stream 1 or 2, bytes */
     OP_EXIT = 102,     /* wait status */
@@ -89,6 +94,12 @@ int link_up(const char *name, const char *address, const char *mask, const char 
 
 /* changes.c */
 int write_changes(const char *upper, const char *below, const char *device, uint64_t *length, uint64_t *records);
+
+/* mounts.c */
+int op_bind_from(struct args *args);
+int op_own(struct args *args);
+int op_copy_tree(struct args *args);
+int op_release(struct args *args);
 
 void *grow(void *memory, size_t size);
 _Noreturn void die(const char *what);

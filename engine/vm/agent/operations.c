@@ -499,6 +499,10 @@ int run_operation(uint16_t operation, uint32_t tag, struct args *args) {
     case OP_KILL_ALL: return op_kill_all();
     case OP_SYNC: sync(); return 0;
     case OP_CLEAR: return 0;
+    case OP_BIND_FROM: return op_bind_from(args);
+    case OP_OWN: return op_own(args);
+    case OP_COPY_TREE: return op_copy_tree(args);
+    case OP_RELEASE: return op_release(args);
     }
     return ENOSYS;
 }
