@@ -18,7 +18,9 @@ from engine.layerstore import LayerStore
 from engine.plan import Plan, PlannedStep, content_identity, located
 from engine.records import record_of
 from engine.remote.remotes import Remotes
+from engine.secrets import Secrets
 from engine.steps import local, remote, run, workdir
+from engine.steps.mounts import MountMaker
 from engine.vm.execution import Sandbox
 from machinefile.errors import InterruptedBuildError, MbuildError
 from machinefile.steps import Copy, From, FromContext, FromStep, Metadata, RemoteSource, Run, Step, Workdir
@@ -40,6 +42,8 @@ class Build:
         cancelled: threading.Event,
         *,
         use_cache: bool = True,
+        secrets: Secrets | None = None,
+        step_timeout: float | None = None,
     ) -> None:
         self._plan = plan
         self._store = store
@@ -51,6 +55,10 @@ class Build:
         self._tell = observer
         self._cancelled = cancelled
         self._use_cache = use_cache
+        self._step_timeout = step_timeout
+        self._mounts = MountMaker(
+            store, layers, self.layers_of, contexts, secrets or Secrets(), lambda line: self._tell(Note(line))
+        )
         self._results = {
             planned.step.id: planned.result or StepResult()
             for planned in plan.steps
@@ -163,6 +171,8 @@ class Build:
                     self._sandbox,
                     lambda stream, data: self._tell(StepOutput(step.id, stream, data)),
                     self._cancelled,
+                    self._mounts,
+                    self._step_timeout,
                 )
             case Copy() as operation:
                 match operation.origin:

@@ -24,6 +24,7 @@ from engine.output.spec import OutputSpec
 from engine.plan import Plan, make_plan
 from engine.remote.contexts import NamedContext, image_names, open_contexts
 from engine.remote.remotes import Remotes
+from engine.secrets import SHORTEST, Secrets
 from engine.support import check_supported
 from engine.vm.execution import Execution, Output, Result, Sandbox
 from machinefile.errors import UsageError
@@ -55,6 +56,10 @@ class BuildRequest:
     """--annotation: of the image's manifest."""
     contexts: tuple[NamedContext, ...] = ()
     """--build-context; `options` has their names."""
+    secrets: Secrets = field(default_factory=Secrets)
+    """--secret."""
+    step_timeout: float | None = None
+    """--step-timeout: seconds that a RUN may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,9 @@ class Driver:
             raise UsageError("there is nothing here to push with", code="output-unsupported")
         prepared = self._prepare(request, refuse=True)
         plan = prepared.plan
-        layers = LayerStore(self.store, prepared.bases)
+        secrets = request.secrets
+        self._check_secrets(secrets, plan, request)
+        layers = LayerStore(self.store, prepared.bases, guard=secrets.guard)
         sandbox = _Lazy(self.sandbox)
         build = Build(
             plan,
@@ -134,6 +141,8 @@ class Driver:
             self.observer,
             self.cancelled,
             use_cache=request.use_cache,
+            secrets=secrets,
+            step_timeout=request.step_timeout,
         )
         result = build.run()
         base = plan.base_of(plan.graph.result)
@@ -159,6 +168,13 @@ class Driver:
         by_step = {step.id: bases.get(step.operation.base) for step in graph.steps if isinstance(step.operation, From)}
         plan = make_plan(graph, by_step, contexts, self.store, use_cache=request.use_cache)
         return _Prepared(plan, bases, contexts, remotes)
+
+    def _check_secrets(self, secrets: Secrets, plan: Plan, request: BuildRequest) -> None:
+        secrets.check_given(planned.step for planned in plan.to_run())
+        secrets.check_graph(plan.graph, request.annotations)
+        for secret_id in secrets.too_short:
+            message = f"the secret {secret_id!r} is shorter than {SHORTEST} bytes: it is not looked for in the result"
+            self.observer(WarningRaised(message, "secret-short"))
 
     def _warn(self, checked: LintResult) -> None:
         for finding in checked.findings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from machinefile.errors import MachinefileError, Problem
 from machinefile.platform import native
-from machinefile.steps import BuildGraph, NetworkMode, Run, Step
+from machinefile.steps import BuildGraph, MountType, NetworkMode, Run, Step
 
 
 def check_supported(graph: BuildGraph) -> None:
@@ -19,7 +19,9 @@ def check_supported(graph: BuildGraph) -> None:
 
 def _run_problems(step: Step, run: Run, graph: BuildGraph) -> list[Problem]:
     found = [
-        _unsupported(f"RUN --mount=type={mount.type.value}", "mounts cannot be made yet", step) for mount in run.mounts
+        _unsupported("RUN --mount=type=ssh", "an agent cannot be forwarded yet", step)
+        for mount in run.mounts
+        if mount.type is MountType.SSH
     ]
     if run.network is NetworkMode.HOST:
         found.append(

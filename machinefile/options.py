@@ -29,4 +29,4 @@ class BuildOptions:
     network: NetworkMode = NetworkMode.DEFAULT
     """For each RUN that doesn't say."""
     shape: MachineShape | None = None
-    """In place of what MACHINE says."""
+    """What a stage's steps get for what its MACHINE does not say."""

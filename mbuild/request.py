@@ -21,6 +21,8 @@ from machinefile.platform import Platform, native
 from machinefile.source import Source
 from machinefile.steps import NetworkMode
 from mbuild.arguments import pairs
+from mbuild.limits import read_shape, read_timeout
+from mbuild.secrets import read_secrets
 
 MAX_MACHINEFILE_BYTES = 16 << 20
 _DEFAULTS = ("Machinefile", "Dockerfile")
@@ -53,6 +55,8 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         use_cache=not options.no_cache,
         annotations=tuple(sorted(pairs(getattr(options, "annotation", ()), "--annotation"))),
         contexts=contexts,
+        secrets=read_secrets(options.secret),
+        step_timeout=read_timeout(options.step_timeout),
     )
 
 
@@ -118,6 +122,7 @@ def _build_options(options: argparse.Namespace, contexts: tuple[NamedContext, ..
         build_platform=native(),
         labels=pairs(options.label, "--label"),
         network=NetworkMode(options.network),
+        shape=read_shape(options),
         contexts=frozenset(one.name for one in contexts),
         image_contexts=frozenset(one.name for one in contexts if one.kind is ContextKind.IMAGE),
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cache.results import Layer
 from engine.layers.entry import NORMAL_TIME
 from engine.layers.users import Account
 from engine.layerstore import LayerStore
+from engine.secrets import MaskedOutput
+from engine.steps.mounts import MountMaker
 from engine.vm.execution import Ending, Execution, GuestFile, Identity, Output, Result, Sandbox
+from machinefile.durations import format_duration
 from machinefile.errors import StepError
 from machinefile.imageconfig import Pairs
 from machinefile.steps import Run
@@ -24,17 +27,43 @@ def run_step(
     sandbox: Sandbox,
     output: Output,
     cancelled: threading.Event,
+    maker: MountMaker,
+    timeout: float | None = None,
 ) -> Layer | None:
-    """Run the command; give the layer it made, None when it changed nothing.
+    """Run the command; give the layer it made, None when it changed nothing. `timeout` in seconds.
 
-    Raises StepError: `user-unknown`, `run-failed`, `run-killed`, `run-out-of-memory`, `run-out-of-disk`; HostError;
+    Raises StepError: `user-unknown`, `run-failed`, `run-killed`, `run-out-of-memory`, `run-out-of-disk`,
+    `run-timed-out`, `secret-leaked`, `mount-target`; MachinefileError (`source-missing`); HostError;
     InterruptedBuildError.
     """
     account = layers.view(below).users.account(operation.user)
-    execution = Execution(
+    masker = MaskedOutput(maker.secrets, output)
+    with maker.prepared(operation, below, cancelled) as prepared:
+        execution = replace(
+            _execution(operation, below, layers, account, prepared.environment),
+            mounts=prepared.mounts,
+            timeout=timeout,
+        )
+        with masker, sandbox.execute(execution, masker.write, cancelled) as result:
+            masker.close()
+            if result.caches_whole:
+                prepared.keep_caches(sandbox, operation, cancelled)
+            if result.ending is not Ending.EXITED or result.code:
+                raise _failure(operation, result, timeout)
+            masker.check()
+            if result.changes is None:
+                raise AssertionError("the sandbox was asked for the changes")
+            return layers.add_changes(result.changes)
+
+
+def _execution(
+    operation: Run, below: tuple[Layer, ...], layers: LayerStore, account: Account, secrets: Pairs
+) -> Execution:
+    environment = {**dict(_environment(operation)), **dict(secrets)}
+    return Execution(
         disks=layers.disks(below),
         argv=operation.argv,
-        environment=with_home(_environment(operation), account),
+        environment=with_home(tuple(sorted(environment.items())), account),
         identity=identity_of(account),
         working_dir=operation.working_dir,
         shape=operation.shape,
@@ -43,12 +72,6 @@ def run_step(
             GuestFile(file.name, file.content.encode("utf-8", "surrogateescape"), 0o755) for file in operation.files
         ),
     )
-    with sandbox.execute(execution, output, cancelled) as result:
-        if result.ending is not Ending.EXITED or result.code:
-            raise _failure(operation, result)
-        if result.changes is None:
-            raise AssertionError("the sandbox was asked for the changes")
-        return layers.add_changes(result.changes)
 
 
 def _environment(operation: Run) -> Pairs:
@@ -81,14 +104,25 @@ _ENDINGS = {
     Ending.OUT_OF_MEMORY: _Words(
         "run-out-of-memory", "ran out of memory", "give its stage more: MACHINE memory=4G, or let it do less at once"
     ),
+    Ending.CACHE_FULL: _Words(
+        "run-cache-full",
+        "filled one of its caches",
+        "caches are made as large as MBUILD_CACHE_MOUNT_BYTES says, 32G without it; give this one a new id=",
+    ),
     Ending.OUT_OF_DISK: _Words(
         "run-out-of-disk", "filled its disk", "give its stage more: MACHINE disk=40G, or let it write less"
     ),
 }
 
 
-def _failure(operation: Run, result: Result) -> StepError:
+def _failure(operation: Run, result: Result, timeout: float | None) -> StepError:
     command = _shown(operation.argv)
+    if result.ending is Ending.TIMED_OUT and timeout is not None:
+        return StepError(
+            f"the command {command} took longer than {format_duration(int(timeout * 1e9))} and was ended",
+            code="run-timed-out",
+            hint="give steps more time with --step-timeout, or more memory if it ran short of it",
+        )
     if result.ending is Ending.SIGNALLED:
         return StepError(
             f"the command {command} was killed by signal {result.code - _SIGNAL_BASE} (exit code {result.code})",

@@ -281,7 +281,7 @@ def _check_target(error: GuestFailureError) -> None:
         raise StepError(
             f"nothing can be mounted or made at {error.detail!r}: {os.strerror(error.errno)}",
             code="mount-target",
-            hint="a folder is mounted over a folder, a file over a file, and below a read-only mount nothing can be made",
+            hint="folders are mounted over folders, files over files; below a read-only mount nothing can be made",
         ) from error
 
 
