@@ -82,6 +82,7 @@ def _run(operation: Run, inputs: tuple[str, ...], contexts: Mapping[str, HashedT
         ("network", operation.network.value),
         ("mounts", tuple(_mount(mount, inputs, contexts) for mount in operation.mounts)),
         ("files", _inline(operation.files)),
+        *((("privileged", True),) if operation.privileged else ()),
     )
 
 

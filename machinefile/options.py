@@ -26,6 +26,8 @@ class BuildOptions:
     """The names given with --build-context."""
     image_contexts: frozenset[str] = frozenset()
     """Those among them that stand for images; the others are folders of files."""
+    entitlements: frozenset[str] = frozenset()
+    """--allow: `security.insecure`, `network.host`."""
     network: NetworkMode = NetworkMode.DEFAULT
     """For each RUN that doesn't say."""
     shape: MachineShape | None = None

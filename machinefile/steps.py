@@ -149,6 +149,8 @@ class Run:
     files: tuple[InlineFile, ...] = ()
     """A heredoc script that names its own interpreter (`#!`): shown to the step under this absolute path, never
     in the layer."""
+    privileged: bool = False
+    """--security=insecure."""
     proxy: Pairs = ()
     """Proxy settings given with --build-arg without an ARG, sorted by name: the process sees those whose names are
     not in `environment`. They are in no key, no history and no image."""

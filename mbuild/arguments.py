@@ -17,7 +17,6 @@ _LATER = {
     "--no-cache-filter": 1,
     "--load": 0,
     "--attest": 1,
-    "--allow": 1,
 }
 """Words of docker build that are understood and cannot be done yet, with how many arguments each takes."""
 
@@ -88,6 +87,13 @@ def add_step_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="id=ID[,src=PATH|,env=NAME]",
         help="a secret that RUN --mount=type=secret may use: a file, or a variable of the environment",
+    )
+    add(
+        "--allow",
+        action="append",
+        default=[],
+        choices=("security.insecure", "network.host"),
+        help="let RUN steps have what they ask for: security.insecure is all capabilities in their microVM",
     )
     add("--cpus", default="", metavar="N", help="processors of a step whose stage has no MACHINE cpus=")
     add("--memory", "-m", default="", metavar="SIZE", help="memory of a step whose stage has no MACHINE memory=")

@@ -123,6 +123,7 @@ def _build_options(options: argparse.Namespace, contexts: tuple[NamedContext, ..
         labels=pairs(options.label, "--label"),
         network=NetworkMode(options.network),
         shape=read_shape(options),
+        entitlements=frozenset(options.allow),
         contexts=frozenset(one.name for one in contexts),
         image_contexts=frozenset(one.name for one in contexts if one.kind is ContextKind.IMAGE),
     )

@@ -42,6 +42,7 @@ def run_step(
         execution = replace(
             _execution(operation, below, layers, account, prepared.environment),
             mounts=prepared.mounts,
+            privileged=operation.privileged,
             timeout=timeout,
         )
         with masker, sandbox.execute(execution, masker.write, cancelled) as result:

@@ -55,6 +55,8 @@ class Execution:
     capture: bool = True
     """Whether the changed files are wanted."""
     mounts: tuple[GuestMount, ...] = ()
+    privileged: bool = False
+    """Whether it has all capabilities, and nothing of /proc and /sys is hidden from it: RUN --security=insecure."""
     timeout: float | None = None
     """Seconds that the command may take."""
 

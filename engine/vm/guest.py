@@ -51,6 +51,13 @@ _DEVICE_LINKS = (
     ("core", "/proc/kcore"),
     ("ptmx", "pts/ptmx"),
 )
+_BIND, _REMOUNT = 4096, 32
+_IF_THERE = 1 << 40
+"""The agent's own flag: what is not there need not be mounted."""
+_MASKED_FILES = ("kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug")
+_MASKED_FOLDERS = ("/proc/acpi", "/proc/asound", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap")
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+"""What a container does not see of the kernel. Source: containerd's default specification, which BuildKit uses."""
 RESOLVER = b"nameserver 10.0.2.3\n"
 _HOSTS = "127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
@@ -181,18 +188,40 @@ def spawn(execution: Execution) -> Command:
     """Starts the step's command, the first process of a PID namespace: what it leaves behind dies with it."""
     namespaces = _NEWNS | _NEWPID | _NEWIPC | (_NEWNET if execution.network is NetworkMode.NONE else 0)
     identity = execution.identity
-    quiet = _NOSUID | _NODEV | _NOEXEC
+    mounts = _process_mounts(execution.privileged)
+    capabilities = (1 << 64) - 1 if execution.privileged else sum(1 << number for number in _CAPABILITIES)
     values: tuple[Value, ...] = (
         *(ROOT, namespaces, identity.uid, identity.gid),
         *(len(identity.groups), *identity.groups),
-        *(0o022, sum(1 << number for number in _CAPABILITIES)),
+        *(0o022, capabilities),
         execution.working_dir,
         *(len(_LIMITS), *(number for limit in _LIMITS for number in limit)),
-        *(1, "proc", "/proc", "proc", quiet, ""),
+        *(len(mounts), *(value for mount in mounts for value in mount)),
         *texts(execution.argv),
         *texts([f"{name}={value}" for name, value in execution.environment]),
     )
     return Command(Op.SPAWN, values)
+
+
+def _process_mounts(privileged: bool) -> list[tuple[str, str, str, int, str]]:
+    """Source, target, type, flags, data of what is mounted in the process's own namespaces: /proc, the cgroups, and
+    over that what hides the kernel's own files, unless the step is privileged."""
+    quiet = _NOSUID | _NODEV | _NOEXEC
+    read_only = 0 if privileged else _RDONLY
+    mounts = [
+        ("proc", "/proc", "proc", quiet, ""),
+        ("cgroup", "/sys/fs/cgroup", "cgroup2", quiet | read_only | _IF_THERE, ""),
+    ]
+    if privileged:
+        return mounts
+    for name in _MASKED_FILES:
+        mounts.append(("/dev/null", f"/proc/{name}", "", _BIND | _IF_THERE, ""))
+    for path in _MASKED_FOLDERS:
+        mounts.append(("tmpfs", path, "tmpfs", _RDONLY | _IF_THERE, "size=0k"))
+    for path in _READ_ONLY:
+        mounts.append((path, path, "", _BIND | _IF_THERE, ""))
+        mounts.append((path, path, "", _BIND | _REMOUNT | _RDONLY | quiet | _IF_THERE, ""))
+    return mounts
 
 
 def probe() -> Command:
