@@ -36,7 +36,7 @@ def _read(value: str, environment: Mapping[str, str]) -> tuple[str, bytes]:
     secret_id, kind = options.get("id", ""), options.get("type", "")
     path, variable = options.get("src", ""), options.get("env", "")
     if kind not in ("", "file", "env"):
-        raise _bad(f"{kind} is not a type of secret: it is file or env")
+        raise _bad("the type is file or env")
     if not secret_id:
         raise _bad("the id is missing")
     if kind == "env" and not variable:
@@ -59,7 +59,7 @@ def _options(value: str) -> dict[str, str]:
         if not equals:
             raise _bad("a part of it is not NAME=VALUE")
         if name not in ("id", "type", "src", "env"):
-            raise _bad(f"{name or 'an empty name'} is none of id, type, src, env")
+            raise _bad("it has a part that is none of id, type, src, env")
         options[name] = text
     return options
 

@@ -46,13 +46,17 @@ TABLE = (
     Row("environment", "echo $ONE:$TWO", "1:two words"),
     Row("null", "echo x > /dev/null; stat -c %F /dev/null", "character special file"),
     Row("zero", "head -c 3 /dev/zero | wc -c", "3"),
-    Row("descriptors", "readlink /dev/fd /dev/stdin /dev/stdout", "/proc/self/fd /proc/self/fd/0 /proc/self/fd/1"),
+    Row(
+        "descriptors",
+        "for f in fd stdin stdout; do readlink /dev/$f; done",
+        "/proc/self/fd /proc/self/fd/0 /proc/self/fd/1",
+    ),
     Row("a folder in memory for all", "test -w /dev/shm && echo yes", "yes"),
     Row("temporary files", "stat -c %a /tmp", "1777"),
-    Row("root", "stat -c %a:%u:%g /", "755:0:0"),
+    Row("root", "stat -c %a:%u:%g /", "755:0:0", "it makes the root of its own container 555"),
     Row("open descriptors", "ls /proc/self/fd | wc -l", "4", "buildah hands down one more"),
     Row("first process", "echo $$", "1", "it has no process namespace"),
-    Row("ulimits", "ulimit -n; ulimit -Hn; ulimit -c", "1024 1048576 unlimited", HOST),
+    Row("ulimits", "ulimit -n; ulimit -Hn", "1024 1048576", HOST),
     Row("capabilities", "grep CapBnd /proc/self/status | cut -f2", "00000000a80425fb", "it drops others"),
     Row("effective capabilities", "grep CapEff /proc/self/status | cut -f2", "00000000a80425fb", "it drops others"),
     Row("ambient capabilities", "grep CapAmb /proc/self/status | cut -f2", "0000000000000000"),
@@ -69,7 +73,12 @@ TABLE = (
     Row("/sys/firmware", "ls /sys/firmware | wc -l", "0", HOST),
     Row("cgroups", "grep -c ' /sys/fs/cgroup cgroup2 ro,' /proc/mounts", "1", HOST),
     Row("no module is loaded", "(: > /proc/sys/kernel/modprobe) 2>&1 | grep -c Read-only", "1", HOST),
-    Row("mounting is refused", "mount -t tmpfs x /mnt 2>/dev/null; echo $?", "1", "it has more capabilities"),
+    Row(
+        "mounting is refused",
+        "mount -t tmpfs x /mnt 2>/dev/null || echo refused",
+        "refused",
+        "it has more capabilities",
+    ),
 )
 
 

@@ -57,7 +57,8 @@ RUN test ! -e /mnt && test ! -e /s && test ! -e /etc/one && ls -A /work
 
 def test_a_cache_is_kept_between_builds_stages_and_failures(mbuild: Mbuild, busybox: str) -> None:
     mount = "--mount=type=cache,target=/c"
-    text = f"FROM {busybox} AS a\nRUN {mount} echo one >> /c/f\nFROM {busybox}\nCOPY --from=a /etc /x\nRUN {mount} cat /c/f\n"
+    text = f"FROM {busybox} AS a\nRUN {mount} echo one >> /c/f\nFROM {busybox}\nCOPY --from=a /etc /x\n"
+    text += f"RUN {mount} cat /c/f\n"
     assert " one\n" in _output(mbuild, mbuild.context(text))
     failing = f"FROM {busybox}\nRUN {mount} echo two >> /c/f; false\n"
     assert mbuild(mbuild.context(failing)).returncode == 1
@@ -122,7 +123,8 @@ def test_steps_that_share_a_cache_at_once_both_have_their_files_in_it(mbuild: Mb
 
 def test_a_locked_cache_is_for_one_step_at_a_time(mbuild: Mbuild, busybox: str) -> None:
     texts = [
-        f"FROM {busybox}\nRUN --mount=type=cache,id=c,target=/c,sharing={kind} echo ready; ls /c; sleep {n}; touch /c/{n}\n"
+        f"FROM {busybox}\nRUN --mount=type=cache,id=c,target=/c,sharing={kind} "
+        f"echo ready; ls /c; sleep {n}; touch /c/{n}\n"
         for n, kind in ((3, "locked"), (2, "shared"))
     ]
 
@@ -136,7 +138,8 @@ def test_a_locked_cache_is_for_one_step_at_a_time(mbuild: Mbuild, busybox: str) 
 
 def test_private_caches_used_at_once_are_apart(mbuild: Mbuild, busybox: str) -> None:
     texts = [
-        f"FROM {busybox}\nRUN --mount=type=cache,id=c,target=/c,sharing=private test ! -e /c/f; echo ready; touch /c/f; sleep 3; {n}\n"
+        f"FROM {busybox}\nRUN --mount=type=cache,id=c,target=/c,sharing=private "
+        f"test ! -e /c/f; echo ready; touch /c/f; sleep 3; {n}\n"
         for n in ("true", ": 2")
     ]
     _side_by_side(mbuild, texts, lambda number: False)
@@ -168,7 +171,7 @@ def test_a_build_that_is_killed_leaves_its_caches_whole(mbuild: Mbuild, busybox:
     assert not list((mbuild.store / "vm/run").iterdir())
 
 
-SECRET = "correct-horse-battery-staple"  # noqa: S105 - a test's own
+SECRET = "correct-horse-battery-staple"
 OTHER = "tr0ub4dor&3-and-more"
 
 
@@ -230,6 +233,7 @@ RUN test ! -e /run && echo done > /also
         stop.set()
         watcher.join()
     assert SECRET not in log
+    assert _holds(mbuild.folder / "token"), "it would be found"
     assert _places(mbuild) == seen == []
     # Another value is no reason to run a step again, and what is cached needs none.
     (mbuild.folder / "token").write_text("something else")
@@ -289,3 +293,13 @@ def test_limits_are_told_each_in_its_own_words(mbuild: Mbuild, busybox: str) -> 
     ):
         done = mbuild(*options, mbuild.context(f"FROM {busybox}\nRUN {command}\n"))
         assert (done.returncode, words in done.stderr) == (1, True), done.stderr
+
+
+def test_an_insecure_step_is_root_of_its_own_machine_when_that_is_allowed(mbuild: Mbuild, busybox: str) -> None:
+    script = "mkdir /m; mount -t tmpfs x /m && touch /m/f && umount /m && rmdir /m && ls /m"
+    text = f"FROM {busybox}\nRUN --security=insecure {script} || echo 1 > /proc/sys/kernel/panic\n"
+    refused = mbuild(mbuild.context(text))
+    assert refused.returncode == 2
+    assert "--allow security.insecure" in refused.stderr
+    _output(mbuild, "--allow", "security.insecure", mbuild.context(text))
+    assert mbuild(mbuild.context(text.replace("--security=insecure", ""))).returncode == 1

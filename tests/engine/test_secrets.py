@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import time
 
 import pytest
@@ -25,7 +26,7 @@ def _secrets(values: list[bytes]) -> Secrets:
 
 def _cut(text: bytes, places: list[int]) -> list[bytes]:
     marks = [0, *sorted({place % (len(text) + 1) for place in places}), len(text)]
-    return [text[start:stop] for start, stop in zip(marks, marks[1:], strict=False)]
+    return [text[start:stop] for start, stop in itertools.pairwise(marks)]
 
 
 def _masked(secrets: Secrets, parts: list[bytes]) -> tuple[bytes, bool]:

@@ -65,6 +65,7 @@ def test_what_is_no_secret_is_told(written: str, code: str) -> None:
     with pytest.raises(UsageError) as caught:
         read_secrets([written], {})
     assert caught.value.code == code
+    assert "hunter2" not in caught.value.message + caught.value.hint, "it may be the secret"
 
 
 def test_a_secret_has_its_limit(tmp_path: Path) -> None:
