@@ -41,6 +41,7 @@ class Store:
         disks/...             layers as squashfs, for guests
         vm/...                templates, scratch disks, the accelerator's verdict
         locks/...             one file a lock; never removed
+        mounts/...            the caches of RUN --mount=type=cache: engine/cachemounts.py
         tmp/...               what is half done, a folder a process
 
     Any number of processes share it. A context manager: leaving it removes what this process left half done.

@@ -21,6 +21,7 @@ from engine.records import record_of
 from engine.remote.remotes import Remotes
 from engine.schedule import Job, carry_out
 from engine.steps import local, remote, run, workdir
+from engine.steps.mounts import MountMaker
 from engine.steps.provisions import Provisions
 from engine.vm.execution import Sandbox
 from engine.vm.network.gate import EgressLog
@@ -60,6 +61,9 @@ class Build:
         self._use_cache = use_cache
         self._jobs = jobs
         self.provisions = provisions or Provisions()
+        self.mounts = MountMaker(
+            store, layers, self.layers_of, contexts, self.provisions.secrets, lambda line: self._tell(Note(line))
+        )
         self._results = {
             planned.step.id: planned.result or StepResult()
             for planned in plan.steps
@@ -200,6 +204,7 @@ class Build:
                     lambda stream, data: self._tell(StepOutput(step.id, stream, data)),
                     stop,
                     self.provisions,
+                    self.mounts,
                     lambda log: self._reached(step, log),
                 )
             case Copy() as operation:

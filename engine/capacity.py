@@ -6,7 +6,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from engine.vm.execution import Execution, Output, Result, Sandbox
@@ -98,11 +98,16 @@ class BoundedSandbox:
     @contextmanager
     def execute(self, execution: Execution, output: Output, cancelled: threading.Event) -> Iterator[Result]:
         """Wait for room, then as the sandbox does it."""
-        with (
-            self._capacity.room(execution.shape, cancelled),
-            self._sandbox.execute(execution, output, cancelled) as result,
-        ):
+        with ExitStack() as stack:
+            with self._capacity.room(execution.shape, cancelled):
+                result = stack.enter_context(self._sandbox.execute(execution, output, cancelled))
+            # The machine is over: whoever looks at what came of it may need room for another.
             yield result
+
+    def merge(self, newer: Path, into: Path, shape: MachineShape, cancelled: threading.Event) -> None:
+        """Wait for room, then as the sandbox does it."""
+        with self._capacity.room(shape, cancelled):
+            self._sandbox.merge(newer, into, shape, cancelled)
 
     @property
     def starts(self) -> int:

@@ -10,6 +10,7 @@ from cache.results import Layer
 from engine.bases import Base
 from engine.layerstore import LayerStore
 from engine.plan import Plan
+from engine.steps.mounts import MountMaker
 from engine.steps.provisions import Provisions
 from engine.steps.run import execution_of, with_terminal
 from engine.vm.execution import Output, Sandbox
@@ -42,6 +43,7 @@ class Inside:
     below: tuple[Layer, ...]
     layers: LayerStore
     sandbox: Sandbox
+    mounts: MountMaker
     provisions: Provisions
 
 
@@ -53,13 +55,13 @@ def enter(
     Raises StepError `user-unknown`, HostError, InterruptedBuildError.
     """
     run = replace(inside.run, argv=command or inside.run.argv)
-    execution = replace(
-        execution_of(run, inside.below, inside.layers, inside.provisions), session=session, capture=False
-    )
-    if session is not None and session.size is not None:
-        execution = replace(execution, environment=with_terminal(execution.environment))
-    with inside.sandbox.execute(execution, output, cancelled) as result:
-        return result.code
+    with inside.mounts.prepared(run, inside.below, cancelled) as prepared:
+        execution = execution_of(run, inside.below, inside.layers, inside.provisions, prepared)
+        execution = replace(execution, session=session, capture=False, timeout=None)
+        if session is not None and session.size is not None:
+            execution = replace(execution, environment=with_terminal(execution.environment))
+        with inside.sandbox.execute(execution, output, cancelled) as result:
+            return result.code
 
 
 def find_step(graph: BuildGraph, words: str) -> tuple[Step, bool]:

@@ -26,6 +26,7 @@ from engine.output.spec import OutputSpec
 from engine.plan import Plan, make_plan
 from engine.remote.contexts import NamedContext, image_names, open_contexts
 from engine.remote.remotes import Remotes
+from engine.secrets import SHORTEST, Secrets
 from engine.sshagent import AgentSource, check_agents, open_agents
 from engine.steps.provisions import Provisions
 from engine.support import check_supported
@@ -38,7 +39,7 @@ from machinefile.instructions import Machinefile
 from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
 from machinefile.resolve import base_references
-from machinefile.steps import BuildGraph, From
+from machinefile.steps import BuildGraph, From, MachineShape
 
 if TYPE_CHECKING:
     from engine.output.outputs import Push
@@ -66,6 +67,10 @@ class BuildRequest:
     """What the steps may reach."""
     ssh: tuple[AgentSource, ...] = ()
     """--ssh."""
+    secrets: Secrets = field(default_factory=Secrets)
+    """--secret."""
+    step_timeout: float | None = None
+    """--step-timeout: seconds that a RUN may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,7 @@ class Driver:
             raise UsageError("there is nothing here to push with", code="output-unsupported")
         prepared = self._prepare(request, refuse=True)
         plan = prepared.plan
+        self._check_secrets(request, plan)
         with self._building(request, prepared) as (build, layers, sandbox):
             result = build.run()
         base = plan.base_of(plan.graph.result)
@@ -157,11 +163,11 @@ class Driver:
             if plan.to_run(spot.goals) or not pulled:
                 build.run(spot.goals)
             below = build.layers_of(spot.on)
-            yield Inside(spot.run, below, layers, sandbox, build.provisions)
+            yield Inside(spot.run, below, layers, sandbox, build.mounts, build.provisions)
 
     @contextmanager
     def _building(self, request: BuildRequest, prepared: _Prepared) -> Iterator[tuple[Build, LayerStore, Sandbox]]:
-        layers = LayerStore(self.store, prepared.bases)
+        layers = LayerStore(self.store, prepared.bases, guard=request.secrets.guard)
         sandbox = BoundedSandbox(_Lazy(self.sandbox), Capacity.of_host())
         with open_agents(request.ssh, prepared.plan.graph, self.store.folder) as agents:
             build = Build(
@@ -176,7 +182,7 @@ class Driver:
                 self.cancelled,
                 use_cache=request.use_cache,
                 jobs=request.jobs or default_jobs(),
-                provisions=Provisions(request.egress, agents),
+                provisions=Provisions(request.egress, agents, request.secrets, request.step_timeout),
             )
             yield build, layers, sandbox
 
@@ -195,6 +201,14 @@ class Driver:
         by_step = {step.id: bases.get(step.operation.base) for step in graph.steps if isinstance(step.operation, From)}
         plan = make_plan(graph, by_step, contexts, self.store, use_cache=request.use_cache)
         return _Prepared(plan, bases, contexts, remotes)
+
+    def _check_secrets(self, request: BuildRequest, plan: Plan) -> None:
+        secrets = request.secrets
+        secrets.check_given(planned.step for planned in plan.to_run())
+        secrets.check_graph(plan.graph, request.annotations)
+        for secret_id in secrets.too_short:
+            message = f"the secret {secret_id!r} is shorter than {SHORTEST} bytes: it is not looked for in the result"
+            self.observer(WarningRaised(message, "secret-short"))
 
     def _warn(self, checked: LintResult) -> None:
         for finding in checked.findings:
@@ -236,10 +250,16 @@ class _Lazy:
     def execute(
         self, execution: Execution, output: Output, cancelled: threading.Event
     ) -> AbstractContextManager[Result]:
+        return self._sandbox().execute(execution, output, cancelled)
+
+    def merge(self, newer: Path, into: Path, shape: MachineShape, cancelled: threading.Event) -> None:
+        self._sandbox().merge(newer, into, shape, cancelled)
+
+    def _sandbox(self) -> Sandbox:
         with self._lock:
             if self._made is None:
                 self._made = self._make()
-        return self._made.execute(execution, output, cancelled)
+            return self._made
 
     @property
     def starts(self) -> int:

@@ -33,9 +33,17 @@ class LayerStore:
     Both are made from the blob and can be made again; they are written whole, under the lock of the layer.
     """
 
-    def __init__(self, store: Store, bases: Bases, limits: LayerLimits | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        bases: Bases,
+        limits: LayerLimits | None = None,
+        guard: Callable[[Item], Item] | None = None,
+    ) -> None:
+        """`guard` sees every entry of a new layer; it may wrap its content, and raise to have nothing kept."""
         self._store = store
         self._bases = bases
+        self._guard = guard
         self.limits = limits or LayerLimits.from_environment()
         """How large a layer, or an archive, may be."""
         self._indexes: dict[str, LayerIndex] = {}
@@ -67,9 +75,12 @@ class LayerStore:
         """What opens the blobs of layers, compressed or not; a base's is pulled when it is opened."""
         return tuple(self._opener(layer) for layer in layers)
 
-    def write(self, items: Iterable[Item]) -> Layer | None:
-        """A new layer of these entries in the store; None when there are none. Raises HostError, StoreError."""
+    def write(self, items: Iterable[Item], *, guarded: bool = True) -> Layer | None:
+        """A new layer of these entries in the store; None when there are none. One that goes into no image need not be
+        guarded. Raises HostError, StoreError, and what the guard raises."""
         listed = list(items)
+        if self._guard is not None and guarded:
+            listed = [self._guard(item) for item in listed]
         return self._keep(lambda out: write_layer(listed, out)) if listed else None
 
     def add_changes(self, stream: BinaryIO) -> Layer | None:
@@ -78,7 +89,7 @@ class LayerStore:
         Raises UntrustedDataError when the stream makes no sense.
         """
         changes = read_changes(stream, self.limits)
-        return None if changes.is_empty else self._keep(lambda out: layer_from_changes(changes, out))
+        return None if changes.is_empty else self._keep(lambda out: layer_from_changes(changes, out, guard=self._guard))
 
     def _keep(self, write: Callable[[BlobWriter], WrittenLayer]) -> Layer:
         with self._store.blobs.writer() as writer:

@@ -8,8 +8,9 @@ from typing import Protocol
 from cache.keys import Record, Value
 from engine.layers.entry import EntryType
 from engine.remote.remotes import record_fields
-from engine.steps.copy import match_sources
+from engine.steps.copy import follow, match_sources
 from engine.steps.tree import Tree
+from machinefile.errors import MachinefileError
 from machinefile.ignore import IgnoreRules
 from machinefile.platform import Platform
 from machinefile.steps import (
@@ -83,6 +84,7 @@ def _run(operation: Run, inputs: tuple[str, ...], contexts: Mapping[str, HashedT
         ("files", _inline(operation.files)),
         # Only where there are some: keys from before there could be any stay as they were.
         *((("hosts", operation.hosts),) if operation.hosts else ()),
+        *((("privileged", True),) if operation.privileged else ()),
     )
 
 
@@ -90,7 +92,14 @@ def _mount(mount: Mount, inputs: tuple[str, ...], contexts: Mapping[str, HashedT
     files: Value = None
     if isinstance(mount.origin, FromContext):
         context = contexts[mount.origin.name]
-        files = tuple(_listing(context, mount.source.strip("/"), None))
+        path = follow(context, mount.source.strip("/"))
+        if context.entry(path) is None:
+            raise MachinefileError.one(
+                f"{mount.source!r} is not in the build context",
+                code="source-missing",
+                hint="check the mount's source=, and that .dockerignore does not leave it out",
+            )
+        files = (_root_mode(context, path), *_listing(context, path, None))
     return (
         mount.type.value,
         mount.target,
@@ -104,6 +113,12 @@ def _mount(mount: Mount, inputs: tuple[str, ...], contexts: Mapping[str, HashedT
         mount.environment,
         (mount.mode, mount.uid, mount.gid, mount.size),
     )
+
+
+def _root_mode(context: HashedTree, path: str) -> int:
+    """The mode of what is mounted, which a copy would leave behind."""
+    top = context.entry(path)
+    return top.mode if top is not None else 0
 
 
 def _copy(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from machinefile.errors import MachinefileError, Problem
 from machinefile.platform import native
-from machinefile.steps import BuildGraph, MountType, NetworkMode, Run, Step
+from machinefile.steps import BuildGraph, NetworkMode, Run, Step
 
 
 def check_supported(graph: BuildGraph, *, host_network: bool = False) -> None:
@@ -19,11 +19,7 @@ def check_supported(graph: BuildGraph, *, host_network: bool = False) -> None:
 
 
 def _run_problems(step: Step, run: Run, graph: BuildGraph, host_network: bool) -> list[Problem]:
-    found = [
-        _unsupported(f"RUN --mount=type={mount.type.value}", "mounts cannot be made yet", step)
-        for mount in run.mounts
-        if mount.type is not MountType.SSH
-    ]
+    found: list[Problem] = []
     if run.network is NetworkMode.HOST and not host_network:
         found.append(
             Problem(

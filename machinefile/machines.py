@@ -12,9 +12,9 @@ from machinefile.sizes import parse_size
 from machinefile.steps import MachineShape, Metadata, Snapshot
 from machinefile.suggest import did_you_mean
 
-_MOST_CPUS = 255
-_LEAST_MEMORY = 64 << 20
-_LEAST_DISK = 64 << 20
+MOST_CPUS = 255
+LEAST_MEMORY = 64 << 20
+LEAST_DISK = 64 << 20
 
 
 def resolve_machine(building: Building, instruction: Instruction) -> None:
@@ -36,15 +36,15 @@ def _with(
     building: Building, instruction: Instruction, word: Word, shape: MachineShape, name: str, value: str
 ) -> MachineShape:
     if name == "cpus":
-        if not re.fullmatch(r"[0-9]{1,4}", value) or not 1 <= int(value) <= _MOST_CPUS:
-            message = f"cpus is a whole number from 1 to {_MOST_CPUS}, not {value or 'empty'}"
+        if not re.fullmatch(r"[0-9]{1,4}", value) or not 1 <= int(value) <= MOST_CPUS:
+            message = f"cpus is a whole number from 1 to {MOST_CPUS}, not {value or 'empty'}"
             raise building.fail(instruction, message, "bad-machine", "for example cpus=2", word)
         return replace(shape, cpus=int(value))
     if name not in ("memory", "disk"):
         message = f"MACHINE does not know {name}"
         hint = did_you_mean(name, ("cpus", "memory", "disk"), "it takes cpus=, memory= and disk=")
         raise building.fail(instruction, message, "bad-machine", hint, word)
-    least = _LEAST_MEMORY if name == "memory" else _LEAST_DISK
+    least = LEAST_MEMORY if name == "memory" else LEAST_DISK
     try:
         size = parse_size(value)
     except ValueError:

@@ -26,9 +26,11 @@ class BuildOptions:
     """The names given with --build-context."""
     image_contexts: frozenset[str] = frozenset()
     """Those among them that stand for images; the others are folders of files."""
+    entitlements: frozenset[str] = frozenset()
+    """--allow: `security.insecure`, `network.host`."""
     network: NetworkMode = NetworkMode.DEFAULT
     """For each RUN that doesn't say."""
     hosts: Pairs = ()
     """--add-host: names with an address or `host-gateway`, in the order given."""
     shape: MachineShape | None = None
-    """In place of what MACHINE says."""
+    """What a stage's steps get for what its MACHINE does not say."""

@@ -275,9 +275,7 @@ class _Resolver:
             self.report.problems.extend(error.problems)
 
     def _apply_shape(self, building: Building) -> None:
-        """Give every step of the stage what its MACHINE says, also those above it; the command line wins."""
-        if self.options.shape is not None:
-            building.shape = self.options.shape
+        """Give every step of the stage what its MACHINE says, also those above it."""
         for number, step in enumerate(building.steps):
             if isinstance(step.operation, Run) and step.operation.shape != building.shape:
                 operation = replace(step.operation, shape=building.shape)

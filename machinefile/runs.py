@@ -16,7 +16,7 @@ _SCRIPTS = "/dev/pipes"
 
 def resolve_run(building: Building, instruction: Instruction) -> None:
     """RUN: the command is not rewritten; it gets the environment instead."""
-    _refuse_privileges(building, instruction)
+    privileged = _privileged(building, instruction)
     mounts = resolve_mounts(building, instruction)
     argv, files = _command(building, instruction)
     run = Run(
@@ -29,6 +29,7 @@ def resolve_run(building: Building, instruction: Instruction) -> None:
         shape=building.shape,
         files=files,
         hosts=building.options.hosts,
+        privileged=privileged,
         proxy=building.arguments.proxy,
     )
     created_by = f"RUN {' '.join([*_declared(building), *argv])} # buildkit"
@@ -71,19 +72,23 @@ def _network(building: Building, instruction: Instruction) -> NetworkMode:
         raise building.fail(instruction, f"--network can't be {value or 'empty'}", "bad-network", hint, flag) from None
 
 
-def _refuse_privileges(building: Building, instruction: Instruction) -> None:
+def _privileged(building: Building, instruction: Instruction) -> bool:
+    """Whether the step gets all capabilities: of its microVM's kernel, so that it harms nobody else."""
     security = instruction.flag("security")
-    if security is not None and flag_value(security) == "insecure":
-        message = "--security=insecure is not possible: a step has a kernel of its own, and is root in it already"
-        raise building.fail(instruction, message, "security-insecure", "leave the flag out", security)
-    if security is not None and flag_value(security) != "sandbox":
-        hint = did_you_mean(flag_value(security), ("sandbox",), "it is sandbox")
+    insecure = security is not None and flag_value(security) == "insecure"
+    if security is not None and insecure and "security.insecure" not in building.options.entitlements:
+        message = "--security=insecure is not allowed: a build that needs it is to be told so"
+        hint = "allow it with --allow security.insecure, or leave the flag out"
+        raise building.fail(instruction, message, "security-insecure", hint, security)
+    if security is not None and not insecure and flag_value(security) != "sandbox":
+        hint = did_you_mean(flag_value(security), ("sandbox", "insecure"), "it is sandbox or insecure")
         message = f"--security can't be {flag_value(security) or 'empty'}"
         raise building.fail(instruction, message, "bad-security", hint, security)
     device = instruction.flag("device")
     if device is not None:
         message = "--device is not possible: a step runs in a microVM, which the host's devices can't enter"
         raise building.fail(instruction, message, "device-refused", "leave the flag out", device)
+    return insecure
 
 
 def _inputs(mounts: tuple[Mount, ...]) -> tuple[str, ...]:

@@ -151,6 +151,8 @@ class Run:
     in the layer."""
     hosts: Pairs = ()
     """Names for etc/hosts that the build was given, each with an address or `host-gateway`."""
+    privileged: bool = False
+    """--security=insecure."""
     proxy: Pairs = ()
     """Proxy settings given with --build-arg without an ARG, sorted by name: the process sees those whose names are
     not in `environment`. They are in no key, no history and no image."""

@@ -11,7 +11,6 @@ from machinefile.steps import NetworkMode
 from mbuild.network import add_network_options
 
 _LATER = {
-    "--secret": 1,
     "--cache-from": 1,
     "--cache-to": 1,
     "--no-cache-filter": 1,
@@ -88,9 +87,34 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--no-cache", action="store_true", help="run every step, whatever the store holds")
     add("--pull", action="store_true", help="ask the registry for every base (always done: a name is looked up anew)")
+    add_step_options(parser)
     add_store_option(parser)
     for flag, arguments in _LATER.items():
         add(flag, action=_NotYet, nargs=arguments, help=argparse.SUPPRESS)
+
+
+def add_step_options(parser: argparse.ArgumentParser) -> None:
+    """What the steps are given: secrets, a machine's size, time."""
+    add = parser.add_argument
+    add(
+        "--secret",
+        action="append",
+        default=[],
+        metavar="id=ID[,src=PATH|,env=NAME]",
+        help="a secret that RUN --mount=type=secret may use: a file, or a variable of the environment",
+    )
+    add(
+        "--allow",
+        action="append",
+        default=[],
+        choices=("security.insecure", "network.host"),
+        help="let RUN steps have what they ask for: security.insecure is all capabilities in their microVM, "
+        "network.host this host's loopback interface at host.mbuild.internal",
+    )
+    add("--cpus", default="", metavar="N", help="processors of a step whose stage has no MACHINE cpus=")
+    add("--memory", "-m", default="", metavar="SIZE", help="memory of a step whose stage has no MACHINE memory=")
+    add("--disk", default="", metavar="SIZE", help="disk of a step whose stage has no MACHINE disk=")
+    add("--step-timeout", default="", metavar="DURATION", help="end a RUN that takes longer, for example 90s or 10m")
 
 
 def add_store_option(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ _PROXIES = {
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """--add-host, --allow-net, --allow."""
+    """--add-host, --allow-net."""
     add = parser.add_argument
     add(
         "--add-host",
@@ -40,24 +40,10 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         metavar="HOST[:PORT]",
         help="let each RUN reach this and nothing else: a name, *.name, an address or a network; may be repeated",
     )
-    add(
-        "--allow",
-        action="append",
-        default=[],
-        metavar="network.host",
-        help="let a RUN have --network=host: this host's loopback interface, at host.mbuild.internal",
-    )
 
 
 def egress_policy(options: argparse.Namespace) -> EgressPolicy:
-    """What the options allow. Raises UsageError (`bad-allow-net`, `allow-refused`)."""
-    for value in options.allow:
-        if value != _HOST_NETWORK:
-            raise UsageError(
-                f"--allow {value}: only {_HOST_NETWORK} can be allowed",
-                code="allow-refused",
-                hint="a step is root of a machine of its own already; the host's devices do not reach into it",
-            )
+    """What the options allow. Raises UsageError (`bad-allow-net`)."""
     rules = tuple(parse_rule(text) for text in options.allow_net)
     return EgressPolicy(rules or None, host_network=_HOST_NETWORK in options.allow)
 

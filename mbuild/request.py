@@ -23,7 +23,9 @@ from machinefile.platform import Platform, native
 from machinefile.source import Source
 from machinefile.steps import NetworkMode
 from mbuild.arguments import pairs
+from mbuild.limits import read_shape, read_timeout
 from mbuild.network import configured_proxies, egress_policy
+from mbuild.secrets import read_secrets
 
 if TYPE_CHECKING:
     from engine.sshagent import AgentSource
@@ -62,6 +64,8 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         jobs=options.jobs,
         egress=egress_policy(options),
         ssh=_agents(options),
+        secrets=read_secrets(options.secret),
+        step_timeout=read_timeout(options.step_timeout),
     )
 
 
@@ -138,6 +142,8 @@ def _build_options(options: argparse.Namespace, contexts: tuple[NamedContext, ..
         labels=pairs(options.label, "--label"),
         network=NetworkMode(options.network),
         hosts=parse_hosts(options.add_host),
+        shape=read_shape(options),
+        entitlements=frozenset(options.allow),
         contexts=frozenset(one.name for one in contexts),
         image_contexts=frozenset(one.name for one in contexts if one.kind is ContextKind.IMAGE),
     )

@@ -10,7 +10,7 @@ steps run on (POSIX ACLs).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO, NoReturn
 
@@ -78,19 +78,24 @@ def read_changes(stream: BinaryIO, limits: LayerLimits) -> ChangeSet:
 
 
 def layer_from_changes(
-    changes: ChangeSet, out: Sink, *, keep_times: bool = False, exclude: frozenset[str] = frozenset()
+    changes: ChangeSet,
+    out: Sink,
+    *,
+    keep_times: bool = False,
+    exclude: frozenset[str] = frozenset(),
+    guard: Callable[[Item], Item] | None = None,
 ) -> WrittenLayer:
     """Write the changes as a canonical layer. `exclude`: paths left out with everything below them.
 
     All times are NORMAL_TIME unless `keep_times`. Of hard links the first path in sorted order that is left holds
-    the content.
+    the content. `guard` sees every entry, and may wrap its content.
     """
     items: list[Item] = []
     for change in _without(changes.changes, exclude):
         entry = change.entry if keep_times else replace(change.entry, mtime=NORMAL_TIME)
         window = _Window(changes.stream, change.offset, entry.size)
         items.append(Item(entry, window.reopened if entry.size else None))
-    return write_layer(items, out)
+    return write_layer(items if guard is None else map(guard, items), out)
 
 
 def _without(changes: tuple[Change, ...], exclude: frozenset[str]) -> Iterator[Change]:

@@ -46,7 +46,7 @@ def match_sources(operation: Copy, source: Tree, *, where: str) -> tuple[Matched
         above, _, kept = pattern.rpartition("/./")
         whole = _join(above, kept)
         for name in _expand(source, whole) if has_wildcards(whole) else [whole]:
-            path = _follow(source, name)
+            path = follow(source, name)
             if source.entry(path) is None:
                 raise MachinefileError.one(
                     f"{name!r} is not in {where}",
@@ -142,7 +142,7 @@ class _Copier:
         for part in on_the_way:
             above = _join(above, part)
             path = self._draft.resolve(_join(path, part))
-            there = self._source.entry(_follow(self._source, above))
+            there = self._source.entry(follow(self._source, above))
             if there is not None and self._draft.entry(path) is None:
                 self._draft.put(Copied(self._dressed(there, path)))
         return path if is_directory else _join(path, parts[-1])
@@ -187,7 +187,7 @@ def _expand(source: Tree, pattern: str) -> list[str]:
     for depth, part in enumerate(parts):
         deeper: list[str] = []
         for directory in found:
-            real = _follow(source, directory) if not has_wildcards("/".join(parts[:depth])) else directory
+            real = follow(source, directory) if not has_wildcards("/".join(parts[:depth])) else directory
             names: Iterable[str]
             if has_wildcards(part):
                 names = [name for name in _children(source, real) if matches(part, name)]
@@ -203,7 +203,8 @@ def _children(source: Tree, path: str) -> Iterable[str]:
     return source.children(path) if entry is not None and entry.type is EntryType.DIRECTORY else ()
 
 
-def _follow(source: Tree, path: str) -> str:
+def follow(source: Tree, path: str) -> str:
+    """The path with its links followed inside the tree. Raises MachinefileError (`link-loop`)."""
     try:
         return resolve(source.entry, path)
     except LinkLoopError as error:

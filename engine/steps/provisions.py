@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from engine.secrets import Secrets
 from engine.sshagent import NO_AGENTS, Agents
 from engine.vm.network.rules import EgressPolicy
 
@@ -14,5 +15,8 @@ class Provisions:
 
     egress: EgressPolicy = field(default_factory=EgressPolicy)
     """What they may reach."""
-    agents: Agents = NO_AGENTS
+    agents: Agents = field(default_factory=lambda: NO_AGENTS)
     """The sockets that RUN --mount=type=ssh leads to."""
+    secrets: Secrets = field(default_factory=Secrets)
+    step_timeout: float | None = None
+    """Seconds that a RUN may take."""

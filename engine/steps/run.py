@@ -10,11 +10,14 @@ from cache.results import Layer
 from engine.layers.entry import NORMAL_TIME
 from engine.layers.users import Account
 from engine.layerstore import LayerStore
+from engine.secrets import MaskedOutput
 from engine.sshagent import agent_sockets, with_agent
+from engine.steps.mounts import MountMaker, Prepared
 from engine.steps.provisions import Provisions
 from engine.steps.proxies import for_guest
 from engine.vm.execution import Ending, Execution, GuestFile, Identity, Output, Result, Sandbox
 from engine.vm.network.gate import EgressLog
+from machinefile.durations import format_duration
 from machinefile.errors import StepError
 from machinefile.imageconfig import Pairs
 from machinefile.steps import Run
@@ -31,39 +34,45 @@ def run_step(
     output: Output,
     cancelled: threading.Event,
     provisions: Provisions,
+    mounts: MountMaker,
     reached: Callable[[EgressLog], None] = lambda log: None,
 ) -> Layer | None:
     """Run the command; give the layer it made, None when it changed nothing. `reached` is told, once, what it reached.
 
-    Raises StepError: `user-unknown`, `run-failed`, `run-killed`, `run-out-of-memory`, `run-out-of-disk`; HostError;
+    Raises StepError: `user-unknown`, `run-failed`, `run-killed`, `run-out-of-memory`, `run-out-of-disk`,
+    `run-timed-out`, `secret-leaked`, `mount-target`; MachinefileError (`source-missing`); HostError;
     InterruptedBuildError.
     """
-    execution = execution_of(operation, below, layers, provisions)
-    with sandbox.execute(execution, output, cancelled) as result:
-        reached(result.egress)
-        if result.ending is not Ending.EXITED or result.code:
-            raise _failure(operation, result)
-        if result.changes is None:
-            raise AssertionError("the sandbox was asked for the changes")
-        return layers.add_changes(result.changes)
+    masker = MaskedOutput(provisions.secrets, output)
+    with mounts.prepared(operation, below, cancelled) as prepared:
+        execution = execution_of(operation, below, layers, provisions, prepared)
+        with masker, sandbox.execute(execution, masker.write, cancelled) as result:
+            masker.close()
+            reached(result.egress)
+            if result.caches_whole:
+                prepared.keep_caches(sandbox, operation, cancelled)
+            if result.ending is not Ending.EXITED or result.code:
+                raise _failure(operation, result, provisions.step_timeout)
+            masker.check()
+            if result.changes is None:
+                raise AssertionError("the sandbox was asked for the changes")
+            return layers.add_changes(result.changes)
 
 
 def execution_of(
-    operation: Run,
-    below: tuple[Layer, ...],
-    layers: LayerStore,
-    provisions: Provisions,
+    operation: Run, below: tuple[Layer, ...], layers: LayerStore, provisions: Provisions, prepared: Prepared
 ) -> Execution:
-    """What a microVM is told to run: the step's command on the file system below it.
+    """What a microVM is told to run: the step's command on the file system below it, with its mounts.
 
     Raises StepError `user-unknown`; HostError, TransferError where a layer cannot be had.
     """
     account = layers.view(below).users.account(operation.user)
     proxy, loopback_ports = for_guest(operation.proxy)
+    environment = {**dict(_environment(operation, proxy)), **dict(prepared.environment)}
     return Execution(
         disks=layers.disks(below),
         argv=operation.argv,
-        environment=with_home(with_agent(_environment(operation, proxy), operation), account),
+        environment=with_home(with_agent(tuple(sorted(environment.items())), operation), account),
         identity=identity_of(account),
         working_dir=operation.working_dir,
         shape=operation.shape,
@@ -74,7 +83,9 @@ def execution_of(
         hosts=operation.hosts,
         egress=provisions.egress,
         loopback_ports=loopback_ports,
-        mounts=agent_sockets(operation, provisions.agents),
+        mounts=(*prepared.mounts, *agent_sockets(operation, provisions.agents)),
+        privileged=operation.privileged,
+        timeout=provisions.step_timeout,
     )
 
 
@@ -119,14 +130,25 @@ _ENDINGS = {
     Ending.OUT_OF_MEMORY: _Words(
         "run-out-of-memory", "ran out of memory", "give its stage more: MACHINE memory=4G, or let it do less at once"
     ),
+    Ending.CACHE_FULL: _Words(
+        "run-cache-full",
+        "filled one of its caches",
+        "caches are made as large as MBUILD_CACHE_MOUNT_BYTES says, 32G without it; give this one a new id=",
+    ),
     Ending.OUT_OF_DISK: _Words(
         "run-out-of-disk", "filled its disk", "give its stage more: MACHINE disk=40G, or let it write less"
     ),
 }
 
 
-def _failure(operation: Run, result: Result) -> StepError:
+def _failure(operation: Run, result: Result, timeout: float | None) -> StepError:
     command = _shown(operation.argv)
+    if result.ending is Ending.TIMED_OUT and timeout is not None:
+        return StepError(
+            f"the command {command} took longer than {format_duration(int(timeout * 1e9))} and was ended",
+            code="run-timed-out",
+            hint="give steps more time with --step-timeout, or more memory if it ran short of it",
+        )
     if result.ending is Ending.SIGNALLED:
         return StepError(
             f"the command {command} was killed by signal {result.code - _SIGNAL_BASE} (exit code {result.code})",

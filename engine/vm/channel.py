@@ -59,6 +59,10 @@ class Companion(Protocol):
         ...
 
 
+class StepTimeoutError(Exception):
+    """A process did not end in time."""
+
+
 class Channel:
     """The host's end. `watch` is called often while waiting; it may raise to end the wait."""
 
@@ -117,13 +121,18 @@ class Channel:
         frames = [(self._answers.pop(tag), command) for tag, command in posted]
         return [_read_answer(frame, command) for frame, command in frames]
 
-    def wait_exit(self, tag: int) -> int:
-        """Wait, as long as it takes, for the end of the process that the SPAWN of that tag started; its wait status.
+    def wait_exit(self, tag: int, timeout: float | None = None) -> int:
+        """Wait for the end of the process that the SPAWN of that tag started; its wait status. Without `timeout`
+        (seconds) as long as it takes.
 
-        The agent is asked for a sign of life now and then. Raises SilentGuestError when none comes.
+        The agent is asked for a sign of life now and then. Raises SilentGuestError when none comes, StepTimeoutError
+        when the time is over.
         """
         asked, alive_at = None, time.monotonic()
+        ends_at = None if timeout is None else alive_at + timeout
         while tag not in self._exits:
+            if ends_at is not None and time.monotonic() >= ends_at:
+                raise StepTimeoutError
             self._pump(None)
             silence = time.monotonic() - alive_at
             if asked is None and silence > _PULSE:

@@ -7,6 +7,7 @@ cuts them up again at known offsets. Source: VMware's "Virtual Disk Format 1.1",
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ CHANGES_SIZE = 1 << 40
 _LEAD = 4096
 """Bytes of zeros before the first layer: no kernel finds a partition table there, whatever is in a layer."""
 _SCRATCH_VERSION = 1
+_FICLONE = 0x40049409
+"""Of ioctl_ficlonerange(2)."""
 _HINT = "run: sudo apt-get install e2fsprogs"
 
 
@@ -67,24 +70,30 @@ class Disks:
     changes: Path
 
 
-def make_disks(folder: Path, layers: Sequence[Path], scratch: Path) -> Disks:
-    """Make the descriptors and the files behind them in a machine's folder.
+def make_disks(
+    folder: Path, layers: Sequence[Path], scratch: Path, extra: Sequence[Path] = (), caches: Sequence[Path] = ()
+) -> Disks:
+    """Make the descriptors and the files behind them in a machine's folder. `extra`: further layers, for mounts;
+    `caches`: disks that are written to where they are.
 
     Raises HostError: `layer-missing`, `layers-too-many`, `disk-unusable`.
     """
-    if len(layers) > LAYER_LIMIT:
+    if len(layers) + len(extra) > LAYER_LIMIT:
         raise HostError(
-            f"the root has {len(layers)} layers; a microVM takes {LAYER_LIMIT} at most",
+            f"the root and the mounts have {len(layers) + len(extra)} layers; a microVM takes {LAYER_LIMIT} at most",
             code="layers-too-many",
             hint="merge some of the base image's layers",
         )
     try:
-        parts = _write_layers(folder, layers)
+        parts = _write_layers(folder, (*layers, *extra))
         size = scratch.stat().st_size
         copy_sparse(scratch, folder / "scratch")
         with (folder / "changes").open("wb") as changes:
             changes.truncate(CHANGES_SIZE)
         writable = [Extent("scratch", size), Extent("changes", CHANGES_SIZE)]
+        for number, cache in enumerate(caches):
+            (folder / f"cache-{number}").symlink_to(cache.absolute())
+            writable.append(Extent(f"cache-{number}", cache.stat().st_size))
         (folder / "writable.vmdk").write_text(vmdk_descriptor(writable))
     except OSError as error:
         raise HostError(
@@ -92,8 +101,9 @@ def make_disks(folder: Path, layers: Sequence[Path], scratch: Path) -> Disks:
             code="disk-unusable",
             hint="free space there, or choose another folder with --cache-dir",
         ) from error
-    where = DiskMap(parts, *lay_out([size, CHANGES_SIZE]))
-    return Disks("layers.vmdk" if layers else None, "writable.vmdk", where, folder / "changes")
+    first, second, *others = lay_out([extent.length for extent in writable])
+    where = DiskMap(parts[: len(layers)], first, second, parts[len(layers) :], tuple(others))
+    return Disks("layers.vmdk" if parts else None, "writable.vmdk", where, folder / "changes")
 
 
 def _write_layers(folder: Path, layers: Sequence[Path]) -> tuple[Region, ...]:
@@ -145,6 +155,18 @@ def scratch_image(folder: Path, size: int) -> Path:
     finally:
         made.unlink(missing_ok=True)
     return image
+
+
+def clone(source: Path, target: Path) -> None:
+    """Copy a file, its blocks shared where the file system can do that. Raises OSError."""
+    with source.open("rb") as read, target.open("wb") as written:
+        try:
+            fcntl.ioctl(written.fileno(), _FICLONE, read.fileno())
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS):
+                raise
+    copy_sparse(source, target)
 
 
 def copy_sparse(source: Path, target: Path) -> None:

@@ -68,6 +68,10 @@ class Execution:
     ports: tuple[PortForward, ...] = ()
     """Ports of this machine that lead into the guest."""
     mounts: tuple[GuestMount, ...] = ()
+    privileged: bool = False
+    """Whether it has all capabilities, and nothing of /proc and /sys is hidden from it: RUN --security=insecure."""
+    timeout: float | None = None
+    """Seconds that the command may take."""
 
 
 class Ending(Enum):
@@ -77,6 +81,8 @@ class Ending(Enum):
     SIGNALLED = "signalled"
     OUT_OF_MEMORY = "out of memory"
     OUT_OF_DISK = "out of disk"
+    CACHE_FULL = "cache full"
+    TIMED_OUT = "timed out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,8 @@ class Result:
     open for reading from its start; good until the context of `execute` is left."""
     egress: EgressLog = field(default_factory=EgressLog)
     """What it reached."""
+    caches_whole: bool = False
+    """Whether the disks of the cache mounts were let go of in order, so that they can be kept."""
 
 
 class Sandbox(Protocol):
@@ -102,6 +110,13 @@ class Sandbox(Protocol):
         """Run a command to its end; leaving the context frees the VM's disks.
 
         Raises HostError when the VM cannot be started or dies, InterruptedBuildError soon after `cancelled` is set.
+        """
+        ...
+
+    def merge(self, newer: Path, into: Path, shape: MachineShape, cancelled: threading.Event) -> None:
+        """Bring the files of one cache disk that another lacks, or has older, into that other. Both are written to.
+
+        Raises as `execute`.
         """
         ...
 

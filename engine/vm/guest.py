@@ -19,7 +19,6 @@ from engine.vm.kernel import LATE_MODULES, TEMPLATE_MODULES
 from engine.vm.network.addresses import GATEWAY, dotted
 from engine.vm.network.resolvconf import taken_over
 from engine.vm.protocol import Command, Op, Value, command, texts
-from engine.vm.socketmount import SocketMount
 from machinefile.hosts import HOST_GATEWAY
 from machinefile.steps import NetworkMode
 
@@ -33,7 +32,8 @@ SCRATCH_PARTITION = 1
 CHANGES_PARTITION = 2
 
 _NOSUID, _NODEV, _NOEXEC, _RDONLY, _NOATIME, _STRICTATIME = 2, 4, 8, 1, 1024, 1 << 24
-_DETACH = 2
+DETACH = 2
+"""Of umount2(2): also what is mounted below, whoever is in it."""
 _NEWNS, _NEWIPC, _NEWPID, _NEWNET = 0x20000, 0x8000000, 0x20000000, 0x40000000
 
 _NOFILE, _NPROC = 7, 6
@@ -54,6 +54,13 @@ _DEVICE_LINKS = (
     ("core", "/proc/kcore"),
     ("ptmx", "pts/ptmx"),
 )
+_BIND, _REMOUNT = 4096, 32
+_IF_THERE = 1 << 40
+"""The agent's own flag: what is not there need not be mounted."""
+_MASKED_FILES = ("kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug")
+_MASKED_FOLDERS = ("/proc/acpi", "/proc/asound", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap")
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+"""What a container does not see of the kernel. Source: containerd's default specification, which BuildKit uses."""
 RESOLVER = b"nameserver 10.0.2.3\n"
 _HOSTS = "127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
@@ -111,14 +118,17 @@ class DiskMap:
     """Lowest first."""
     scratch: Region
     changes: Region
+    extra: tuple[Region, ...] = ()
+    """Layers of mounts, behind those of the root."""
+    caches: tuple[Region, ...] = ()
 
 
 def attach(disks: DiskMap, modules: Sequence[str]) -> list[Command]:
     """Finds the disks, mounts them and lays the overlay."""
     row = [command(Op.LOAD, module_path(name), "") for name in LATE_MODULES if name in modules]
-    numbered = list(enumerate(disks.layers, 1))
+    numbered = list(enumerate((*disks.layers, *disks.extra), 1))
     row += [command(Op.PARTITION, LAYERS_DISK, n, part.start, part.length) for n, part in numbered]
-    for n, part in ((SCRATCH_PARTITION, disks.scratch), (CHANGES_PARTITION, disks.changes)):
+    for n, part in enumerate((disks.scratch, disks.changes, *disks.caches), SCRATCH_PARTITION):
         row.append(command(Op.PARTITION, WRITABLE_DISK, n, part.start, part.length))
     for n, _ in numbered:
         row.append(command(Op.MKDIR, "", f"/l/{n}", 0o755))
@@ -126,15 +136,17 @@ def attach(disks: DiskMap, modules: Sequence[str]) -> list[Command]:
     scratch = f"{WRITABLE_DISK}{SCRATCH_PARTITION}"
     row.append(command(Op.MOUNT, "", scratch, SCRATCH, "ext4", _NOATIME, "nobarrier,noinit_itable,nodiscard"))
     row += [command(Op.MKDIR, "", path, 0o755) for path in (UPPER, f"{SCRATCH}/w")]
-    if numbered:
-        row.append(command(Op.COPY_OWNER, f"/l/{len(numbered)}", UPPER))
+    if disks.layers:
+        row.append(command(Op.COPY_OWNER, f"/l/{len(disks.layers)}", UPPER))
     # The scratch disk does not outlive the step: nothing needs to be synchronised (volatile).
-    options = f"lowerdir={lower_folders(len(numbered))},upperdir={UPPER},workdir={SCRATCH}/w,{_OVERLAY},volatile"
+    options = (
+        f"lowerdir={lower_folders(len(disks.layers))},upperdir={UPPER},workdir={SCRATCH}/w,{OVERLAY_OPTIONS},volatile"
+    )
     row.append(command(Op.MOUNT, "", "overlay", ROOT, "overlay", 0, options))
     return row
 
 
-_OVERLAY = "redirect_dir=off,metacopy=off,index=off,xino=off"
+OVERLAY_OPTIONS = "redirect_dir=off,metacopy=off,index=off,xino=off"
 """So that a layer means what OCI says: no attributes that only the same kernel understands."""
 
 
@@ -172,37 +184,52 @@ def furnish(execution: Execution) -> tuple[list[Command], list[int]]:
         row.append(command(Op.ENSURE, ROOT, file.path, 1, 0o644, 0, 0))
         row.append(command(Op.WRITE, "", f"/files/{number}", file.mode, 0, 0, file.content))
         row.append(command(Op.BIND, f"/files/{number}", ROOT, file.path))
-    for number, socket in enumerate(sockets_of(execution)):
-        row.append(command(Op.MKDIR, "", "/sockets", 0o755))
-        row.append(command(Op.LISTEN, number, f"/sockets/{number}", socket.mode, socket.uid, socket.gid))
-        stubs.append(len(row))
-        row.append(command(Op.ENSURE, ROOT, socket.target, 1, 0o644, 0, 0))
-        row.append(command(Op.BIND, f"/sockets/{number}", ROOT, socket.target))
-    row.append(command(Op.ENSURE, ROOT, execution.working_dir, 0, 0o755, 0, 0))
     return row, stubs
 
 
-def sockets_of(execution: Execution) -> tuple[SocketMount, ...]:
-    """The sockets that lead to this machine; the agent knows each by its place here."""
-    return tuple(mount for mount in execution.mounts if isinstance(mount, SocketMount))
+def enter(execution: Execution) -> Command:
+    """Makes the working directory, when all that may cover it is mounted."""
+    return command(Op.ENSURE, ROOT, execution.working_dir, 0, 0o755, 0, 0)
 
 
 def spawn(execution: Execution) -> Command:
     """Starts the step's command, the first process of a PID namespace: what it leaves behind dies with it."""
     namespaces = _NEWNS | _NEWPID | _NEWIPC | (_NEWNET if execution.network is NetworkMode.NONE else 0)
     identity = execution.identity
-    quiet = _NOSUID | _NODEV | _NOEXEC
+    mounts = _process_mounts(execution.privileged)
+    capabilities = (1 << 64) - 1 if execution.privileged else sum(1 << number for number in _CAPABILITIES)
     values: tuple[Value, ...] = (
         *(ROOT, namespaces, identity.uid, identity.gid),
         *(len(identity.groups), *identity.groups),
-        *(0o022, sum(1 << number for number in _CAPABILITIES)),
+        *(0o022, capabilities),
         execution.working_dir,
         *(len(_LIMITS), *(number for limit in _LIMITS for number in limit)),
-        *(1, "proc", "/proc", "proc", quiet, ""),
+        *(len(mounts), *(value for mount in mounts for value in mount)),
         *texts(execution.argv),
         *texts([f"{name}={value}" for name, value in execution.environment]),
     )
     return Command(Op.SPAWN, values)
+
+
+def _process_mounts(privileged: bool) -> list[tuple[str, str, str, int, str]]:
+    """Source, target, type, flags, data of what is mounted in the process's own namespaces: /proc, the cgroups, and
+    over that what hides the kernel's own files, unless the step is privileged."""
+    quiet = _NOSUID | _NODEV | _NOEXEC
+    read_only = 0 if privileged else _RDONLY
+    mounts = [
+        ("proc", "/proc", "proc", quiet, ""),
+        ("cgroup", "/sys/fs/cgroup", "cgroup2", quiet | read_only | _IF_THERE, ""),
+    ]
+    if privileged:
+        return mounts
+    for name in _MASKED_FILES:
+        mounts.append(("/dev/null", f"/proc/{name}", "", _BIND | _IF_THERE, ""))
+    for path in _MASKED_FOLDERS:
+        mounts.append(("tmpfs", path, "tmpfs", _RDONLY | _IF_THERE, "size=0k"))
+    for path in _READ_ONLY:
+        mounts.append((path, path, "", _BIND | _IF_THERE, ""))
+        mounts.append((path, path, "", _BIND | _REMOUNT | _RDONLY | quiet | _IF_THERE, ""))
+    return mounts
 
 
 def probe() -> Command:
@@ -222,12 +249,11 @@ def look() -> list[Command]:
 
 
 def collect(layers: int, stubs: Sequence[str]) -> list[Command]:
-    """Takes the root apart and writes the changed files to their disk; the last command answers with the length."""
-    row = [command(Op.UNMOUNT, "", ROOT, _DETACH)]
-    row += [command(Op.UNSTUB, UPPER, path) for path in reversed(stubs)]
+    """Writes the changed files to their disk, when the root is unmounted; the last command answers with the length."""
+    row = [command(Op.UNSTUB, UPPER, path) for path in reversed(stubs)]
     below = {0: "", 1: "/l/1"}.get(layers, BELOW)
     if below == BELOW:
-        options = f"lowerdir={lower_folders(layers)},{_OVERLAY}"
+        options = f"lowerdir={lower_folders(layers)},{OVERLAY_OPTIONS}"
         row.append(command(Op.MOUNT, "", "overlay", BELOW, "overlay", _RDONLY, options))
     row.append(command(Op.CHANGES, UPPER, below, f"{WRITABLE_DISK}{CHANGES_PARTITION}"))
     return row

@@ -55,6 +55,10 @@ class Op(IntEnum):
     DATA = 39
     TAKEN = 40
     CLOSE = 41
+    BIND_FROM = 27
+    OWN = 28
+    COPY_TREE = 29
+    RELEASE = 30
     ANSWER = 100
     OUTPUT = 101
     EXIT = 102

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,21 +12,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.events import Observer, ignore
-from engine.vm import guest
-from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError
+from engine.vm import guest, guestmounts
+from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError, StepTimeoutError
 from engine.vm.disks import Disks, make_disks, scratch_image
 from engine.vm.execution import Ending, Execution, Output, Result
 from engine.vm.forward import Forwarder
 from engine.vm.hypervisor import Attachments, Autopsy, Hypervisor, Machine, Template
 from engine.vm.kernel import LATE_MODULES
+from engine.vm.mounts import CacheMount, cache_disks, layer_disks, sockets_of
 from engine.vm.network.gate import Gate
 from engine.vm.network.packets import Protocol
 from engine.vm.protocol import PROTOCOL_VERSION, Op, ProtocolError, Values, command
 from engine.vm.qemu import QemuHypervisor
 from engine.vm.runfolder import run_folder, sweep
 from engine.vm.session import Feed, Session, attach
-from machinefile.errors import HostError, InterruptedBuildError
-from machinefile.steps import NetworkMode
+from machinefile.errors import HostError, InterruptedBuildError, StepError
+from machinefile.steps import MachineShape, NetworkMode
 
 _RESTORES = 3
 _ANSWER_TIMEOUT = 5.0
@@ -34,6 +37,11 @@ _COLLECT_TIMEOUT = 3600.0
 _FULL_BYTES = 1 << 20
 _FULL_FILES = 8
 _SIGKILL = 9
+_KILL_TIMEOUT = 10.0
+"""Seconds that a guest may take to end a command whose time is over; one that thrashes is stopped then."""
+
+
+_BAD_TARGETS = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EROFS, errno.ENAMETOOLONG)
 
 
 class StalledError(Exception):
@@ -94,6 +102,19 @@ class MicroVmSandbox:
         with ExitStack() as stack:
             yield self._run(execution, template, output, cancelled, stack)
 
+    def merge(self, newer: Path, into: Path, shape: MachineShape, cancelled: threading.Event) -> None:
+        """Bring the files of one cache disk that another lacks, or has older, into that other; see Sandbox."""
+        mounts = (CacheMount("/newer", newer), CacheMount("/into", into))
+        execution = Execution((), ("merge",), (), shape=shape, network=NetworkMode.NONE, capture=False, mounts=mounts)
+        self._sweep_once()
+        template = self._hypervisor.template(shape, cancelled)
+        with run_folder(self._runtime_dir) as folder, ExitStack() as machines:
+            run = self._come_alive(
+                execution, template, folder, self._disks(folder, execution), cancelled, machines, None
+            )
+            with _breakdowns(run):
+                run.channel.call([guestmounts.merge_row(), *guestmounts.take_apart(execution)], _COLLECT_TIMEOUT)
+
     def _sweep_once(self) -> None:
         with self._lock:
             if not self._swept:
@@ -109,9 +130,8 @@ class MicroVmSandbox:
         stack: ExitStack,
     ) -> Result:
         folder = stack.enter_context(run_folder(self._runtime_dir))
-        scratch = scratch_image(self._vm_dir / "scratch", execution.shape.disk)
-        disks = make_disks(folder, execution.disks, scratch)
         gate = _gate(execution)
+        disks = self._disks(folder, execution)
         with ExitStack() as machines:
             run = self._come_alive(execution, template, folder, disks, cancelled, machines, gate)
             result = _carry_out(run, execution, output)
@@ -120,6 +140,11 @@ class MicroVmSandbox:
         if result.ending is Ending.EXITED and result.code == 0 and execution.capture:
             return replace(result, changes=stack.enter_context(disks.changes.open("rb")))
         return result
+
+    def _disks(self, folder: Path, execution: Execution) -> Disks:
+        scratch = scratch_image(self._vm_dir / "scratch", execution.shape.disk)
+        extra = layer_disks(execution.disks, execution.mounts)
+        return make_disks(folder, execution.disks, scratch, extra, cache_disks(execution.mounts))
 
     def _come_alive(
         self,
@@ -143,7 +168,7 @@ class MicroVmSandbox:
                 with self._lock:
                     self._starts += 1
                 channel = Channel(machine.agent, _watcher(machine, cancelled))
-                if sockets := guest.sockets_of(execution):
+                if sockets := sockets_of(execution.mounts):
                     channel.accompany(attempt.enter_context(Forwarder(sockets, channel)))
                 try:
                     stubs = _set_up(channel, execution, disks)
@@ -152,6 +177,7 @@ class MicroVmSandbox:
                     stalls.append(StalledError(reason, machine.autopsy()))
                     continue
                 except GuestFailureError as error:
+                    _check_target(error)
                     raise HostError(
                         f"the microVM cannot be set up: {error}\n{machine.autopsy()}",
                         code="vm-setup",
@@ -194,6 +220,9 @@ def _set_up(channel: Channel, execution: Execution, disks: Disks) -> tuple[str, 
     """Everything up to the command's start, sent at once; gives the paths of stubs made for files."""
     hello = channel.post([command(Op.HELLO), *guest.refresh(guest.seed(), time.time_ns())])
     furnishing, stub_rows = guest.furnish(execution)
+    mounting, mount_stubs = guestmounts.mount_rows(execution)
+    stub_rows += [len(furnishing) + row for row in mount_stubs]
+    furnishing = [*furnishing, *mounting, guest.enter(execution)]
     rest = channel.post([*guest.attach(disks.map, LATE_MODULES), *furnishing])
     version = channel.collect(hello, _ANSWER_TIMEOUT)[0].number()
     if version != PROTOCOL_VERSION:
@@ -208,12 +237,22 @@ def _set_up(channel: Channel, execution: Execution, disks: Disks) -> tuple[str, 
 def _carry_out(run: _Run, execution: Execution, output: Output) -> Result:
     """Run the command to its end; what goes wrong with the machine becomes an error that says what it left."""
     try:
-        return _run_command(run, execution, output)
+        with _breakdowns(run):
+            return _run_command(run, execution, output)
+    except OutOfMemoryError:
+        return Result(Ending.OUT_OF_MEMORY, 128 + _SIGKILL)
+
+
+class OutOfMemoryError(HostError):
+    """The guest's kernel gave up for want of memory."""
+
+
+@contextmanager
+def _breakdowns(run: _Run) -> Iterator[None]:
+    try:
+        yield
     except GuestGoneError as error:
-        autopsy = run.machine.autopsy()
-        if autopsy.out_of_memory:
-            return Result(Ending.OUT_OF_MEMORY, 128 + _SIGKILL)
-        raise _broken_down(autopsy) from error
+        raise _broken_down(run.machine.autopsy()) from error
     except (SilentGuestError, GuestFailureError, ProtocolError) as error:
         reason = "it does not answer" if isinstance(error, SilentGuestError) else str(error)
         raise HostError(
@@ -230,19 +269,51 @@ def _run_command(run: _Run, execution: Execution, output: Output) -> Result:
     posted = channel.post([*([attach(session)] if session else []), guest.spawn(execution)])
     channel.collect(posted, _ATTACH_TIMEOUT)
     process = posted[-1][0]
-    with _talking(session, channel, process):
-        status = channel.wait_exit(process)
+    try:
+        with _talking(session, channel, process):
+            status = channel.wait_exit(process, execution.timeout)
+    except StepTimeoutError:
+        return _time_out(channel, process, execution)
     ending, code = _read_status(status)
-    if ending is Ending.EXITED and code == 0:
-        if execution.capture:
-            channel.call(guest.collect(len(run.disks.map.layers), run.stubs), _COLLECT_TIMEOUT)
-        return Result(ending, code)
-    kernel, disk = channel.call(guest.look(), _ATTACH_TIMEOUT)
-    if _killed_for_memory(kernel):
-        return Result(Ending.OUT_OF_MEMORY, code)
-    if _full(disk):
-        return Result(Ending.OUT_OF_DISK, code)
-    return Result(ending, code)
+    if ending is not Ending.EXITED or code:
+        kernel, disk, *caches = channel.call([*guest.look(), *guestmounts.look_at_caches(execution)], _ATTACH_TIMEOUT)
+        if _killed_for_memory(kernel):
+            ending = Ending.OUT_OF_MEMORY
+        elif _full(disk):
+            ending = Ending.OUT_OF_DISK
+        elif any(_full(cache) for cache in caches):
+            ending = Ending.CACHE_FULL
+    _take_apart(channel, execution)
+    if ending is Ending.EXITED and code == 0 and execution.capture:
+        channel.call(guest.collect(len(run.disks.map.layers), run.stubs), _COLLECT_TIMEOUT)
+    return Result(ending, code, caches_whole=True)
+
+
+def _take_apart(channel: Channel, execution: Execution) -> None:
+    channel.call(guestmounts.take_apart(execution), _COLLECT_TIMEOUT)
+
+
+def _time_out(channel: Channel, tag: int, execution: Execution) -> Result:
+    """Kill the command and keep its caches, if the guest still does as it is told."""
+    whole = False
+    try:
+        channel.post([command(Op.SIGNAL, tag, _SIGKILL)])
+        channel.wait_exit(tag, _KILL_TIMEOUT)
+        _take_apart(channel, execution)
+        whole = True
+    except (StepTimeoutError, GuestGoneError, SilentGuestError, GuestFailureError):
+        pass  # it is stopped as it is, and what it wrote to its caches is dropped
+    return Result(Ending.TIMED_OUT, 128 + _SIGKILL, caches_whole=whole)
+
+
+def _check_target(error: GuestFailureError) -> None:
+    """Raises StepError when what failed is the image's or the user's doing: a place where nothing can be mounted."""
+    if error.op in (Op.ENSURE, Op.BIND_FROM) and error.errno in _BAD_TARGETS:
+        raise StepError(
+            f"nothing can be mounted or made at {error.detail!r}: {os.strerror(error.errno)}",
+            code="mount-target",
+            hint="folders are mounted over folders, files over files; below a read-only mount nothing can be made",
+        ) from error
 
 
 @contextmanager
@@ -261,6 +332,8 @@ def _talking(session: Session | None, channel: Channel, process: int) -> Iterato
 
 
 def _broken_down(autopsy: Autopsy) -> HostError:
+    if autopsy.out_of_memory:
+        return OutOfMemoryError("the microVM ran out of memory", code="vm-memory", hint="give it more memory")
     code, what = ("vm-panic", "its kernel panicked") if autopsy.panicked else ("vm-died", "it ended by itself")
     return HostError(
         f"the microVM broke down while the step ran: {what}\n{autopsy}",

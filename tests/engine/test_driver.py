@@ -202,7 +202,9 @@ def test_a_step_that_fails_says_which_line_and_keeps_what_was_done(workshop: Wor
         ("FROM nothing-there\nRUN true\n", "image-not-found", 1),
         ("FROM base\nRUN --network=host true\n", "network-host-refused", 2),
         ("FROM base\nCOPY --chmod=rwx f /\n", "bad-mode", 2),
-        ("FROM base\nRUN --mount=type=cache,target=/c true\n", "unsupported", 2),
+        ("FROM base\nRUN --mount=type=secret,id=x,required true\n", "secret-missing", 2),
+        ("FROM base\nRUN --mount=source=missing,target=/c true\n", "source-missing", 2),
+        ("FROM base\nRUN --mount=from=base,source=missing,target=/c true\n", "source-missing", 2),
         ("FROM base\nADD http://127.0.0.1:1/x /\n", "remote-unreachable", 2),
     ],
 )

@@ -68,7 +68,7 @@ CATALOGUE = [
         "FROM a\nRUN --security=insecure x",
         "security-insecure",
         "2:5",
-        "--security=insecure is not possible: a step has a kernel of its own, and is root in it already",
+        "--security=insecure is not allowed: a build that needs it is to be told so",
     ),
     ("FROM a\nRUN --security=insecur x", "bad-security", "2:5", "--security can't be insecur"),
     (

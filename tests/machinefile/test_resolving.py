@@ -413,8 +413,9 @@ def test_a_machine_is_for_the_whole_stage_and_those_built_from_it() -> None:
     ]
     assert graph.shape == MachineShape(4, 512 << 20, 1 << 30)
     assert graph.snapshot == Snapshot("tcp:80", 5.0)
-    wanted = MachineShape(1, 1 << 30, 1 << 30)
-    assert build(text, shape=wanted).shape == wanted
+    assert build("FROM a\nMACHINE cpus=4", shape=MachineShape(1, 1 << 30, 2 << 30)).shape == MachineShape(
+        4, 1 << 30, 2 << 30
+    )
 
 
 def test_a_workdir_is_owned_by_the_user() -> None:

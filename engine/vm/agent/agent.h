@@ -60,6 +60,11 @@ enum operation {
     OP_DATA = 39,      /* stream, bytes for the guest; none: the end */
     OP_TAKEN = 40,     /* stream, count: so many bytes of RECEIVED have been taken */
     OP_CLOSE = 41,     /* stream: no more of it, either way */
+    /* 27 to 34: mounts.c */
+    OP_BIND_FROM = 27, /* root of the source, source, root, target, mount attributes to set; links are followed in each */
+    OP_OWN = 28,       /* root, path, mode, uid, gid; the highest number leaves one as it is */
+    OP_COPY_TREE = 29, /* source, target -> entries copied: what is missing or older there */
+    OP_RELEASE = 30,   /* mount point, device: unmounted, and all of it on the device when this is answered */
     OP_ANSWER = 100,   /* errno, ... */
     OP_OUTPUT = 101,   /* stream 1 or 2, bytes */
     OP_EXIT = 102,     /* wait status */
@@ -121,6 +126,12 @@ void streams_serve(void);
 
 /* changes.c */
 int write_changes(const char *upper, const char *below, const char *device, uint64_t *length, uint64_t *records);
+
+/* mounts.c */
+int op_bind_from(struct args *args);
+int op_own(struct args *args);
+int op_copy_tree(struct args *args);
+int op_release(struct args *args);
 
 void *grow(void *memory, size_t size);
 _Noreturn void die(const char *what);

@@ -506,6 +506,10 @@ int run_operation(uint16_t operation, uint32_t tag, struct args *args) {
     case OP_DATA: return op_data(args);
     case OP_TAKEN: return op_taken(args);
     case OP_CLOSE: return op_close(args);
+    case OP_BIND_FROM: return op_bind_from(args);
+    case OP_OWN: return op_own(args);
+    case OP_COPY_TREE: return op_copy_tree(args);
+    case OP_RELEASE: return op_release(args);
     }
     return ENOSYS;
 }

@@ -28,6 +28,8 @@
 #define SYS_pidfd_open 434
 #endif
 #define CHUNK 65536
+#define MOUNT_LIMIT 40
+#define MOUNT_IF_THERE (1ull << 40)
 
 enum reads { READS_NOTHING, READS_INPUT, READS_TERMINAL };
 struct process {
@@ -67,8 +69,8 @@ struct order {
     uint64_t mount_count; /* made inside the root, in the process's own namespaces */
     struct {
         const char *source, *target, *type, *data;
-        uint64_t flags;
-    } mounts[16];
+        uint64_t flags; /* with MOUNT_IF_THERE: no error where the target or the type is not there */
+    } mounts[MOUNT_LIMIT];
     const char **argv, **environment;
     int terminal; /* the number of its terminal in /dev/pts, or -1 */
 };
@@ -95,7 +97,7 @@ static int read_order(struct order *order, struct args *args) {
         order->limits[i].hard = arg_number(args);
     }
     order->mount_count = arg_number(args);
-    if (order->mount_count > 16)
+    if (order->mount_count > MOUNT_LIMIT)
         return E2BIG;
     for (uint64_t i = 0; i < order->mount_count; i++) {
         order->mounts[i].source = arg_text(args, NULL);
@@ -181,7 +183,8 @@ static const char *become(const struct order *order) {
         return "lo";
     for (uint64_t i = 0; i < order->mount_count; i++)
         if (mount(order->mounts[i].source, order->mounts[i].target, order->mounts[i].type,
-                  (unsigned long)order->mounts[i].flags, order->mounts[i].data))
+                  (unsigned long)(order->mounts[i].flags & ~MOUNT_IF_THERE), order->mounts[i].data) &&
+            !(order->mounts[i].flags & MOUNT_IF_THERE && (errno == ENOENT || errno == ENODEV)))
             return order->mounts[i].target;
     if (order->terminal >= 0 && take_terminal(order))
         return "the terminal";

@@ -53,7 +53,7 @@ def test_a_full_disk_is_told(run: Runner) -> None:
 
 def test_a_guest_that_panics_is_told_with_its_last_words(run: Runner, vm_dir: Path) -> None:
     with pytest.raises(HostError) as caught:
-        run("echo c > /proc/sysrq-trigger; sleep 20")
+        run("echo c > /proc/sysrq-trigger; sleep 20", privileged=True)
     assert caught.value.code == "vm-panic"
     assert "sysrq" in caught.value.message
     assert _nothing_left(vm_dir)

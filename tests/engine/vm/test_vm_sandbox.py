@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,13 @@ def test_the_fake_sandbox_runs_a_function() -> None:
     with box.execute(EXECUTION, lambda _, data: said.append(data), threading.Event()) as result:
         assert (result.code, result.changes, said) == (1, None, [b"said"])
     assert box.executions == [EXECUTION]
+
+
+def test_a_guest_that_does_not_hear_that_its_time_is_over_is_ended_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox_module, "_KILL_TIMEOUT", 0.2)
+    box = MicroVmSandbox(FakeHypervisor([Life.STUCK]), tmp_path)
+    with box.execute(replace(EXECUTION, timeout=0.1), lambda *_: None, threading.Event()) as result:
+        assert (result.ending, result.caches_whole) == (Ending.TIMED_OUT, False)
+    assert not list((tmp_path / "run").iterdir())
