@@ -21,7 +21,7 @@ LAYER_LIMIT = 250
 """Layers that one root may have: a disk has at most 255 partitions."""
 CHANGES_SIZE = 1 << 40
 """Bytes of the disk that the changed files are written to; sparse, so that it costs what is written."""
-_LEAD = 4096
+LEAD = 4096
 """Bytes of zeros before the first layer: no kernel finds a partition table there, whatever is in a layer."""
 _SCRATCH_VERSION = 1
 _HINT = "run: sudo apt-get install e2fsprogs"
@@ -99,8 +99,8 @@ def make_disks(folder: Path, layers: Sequence[Path], scratch: Path) -> Disks:
 def _write_layers(folder: Path, layers: Sequence[Path]) -> tuple[Region, ...]:
     if not layers:
         return ()
-    extents = [Extent("lead", _LEAD)]
-    (folder / "lead").write_bytes(b"\0" * _LEAD)
+    extents = [Extent("lead", LEAD)]
+    (folder / "lead").write_bytes(b"\0" * LEAD)
     for number, layer in enumerate(layers):
         try:
             size = layer.stat().st_size
@@ -117,7 +117,7 @@ def _write_layers(folder: Path, layers: Sequence[Path]) -> tuple[Region, ...]:
         (folder / str(number)).symlink_to(layer.absolute())
         extents.append(Extent(str(number), size))
     (folder / "layers.vmdk").write_text(vmdk_descriptor(extents))
-    return lay_out([extent.length for extent in extents[1:]], _LEAD)
+    return lay_out([extent.length for extent in extents[1:]], LEAD)
 
 
 def scratch_image(folder: Path, size: int) -> Path:

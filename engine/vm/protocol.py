@@ -46,6 +46,11 @@ class Op(IntEnum):
     KILL_ALL = 24
     SYNC = 25
     CLEAR = 26
+    SET_MAC = 45
+    HOLD = 46
+    RELEASE = 47
+    CONNECT = 48
+    JOIN = 49
     ANSWER = 100
     OUTPUT = 101
     EXIT = 102
@@ -115,6 +120,11 @@ class Values:
     def __init__(self, payload: bytes) -> None:
         self._payload = payload
         self._at = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no further value."""
+        return self._at == len(self._payload)
 
     def number(self) -> int:
         """The next value, a number."""

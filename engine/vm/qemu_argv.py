@@ -42,6 +42,8 @@ class MachineSpec:
     restrict: bool = False
     """Whether the network leads nowhere."""
     serial: str = "serial.log"
+    raw: bool = False
+    """Whether the disks are plain files and no descriptors: QEMU freezes no machine with a vmdk."""
 
 
 def qemu_argv(spec: MachineSpec) -> list[str]:
@@ -75,9 +77,9 @@ def qemu_argv(spec: MachineSpec) -> list[str]:
         *("-device", f"virtserialport,chardev=agent,name={PORT_NAME}"),
         *("-netdev", f"user,id=net,ipv6=off,restrict={'on' if spec.restrict else 'off'}"),
         *("-device", f"virtio-net-device,netdev=net,mac={MAC}"),
-        *("-blockdev", json.dumps(_disk("writable", spec.writable, read_only=False))),
+        *("-blockdev", json.dumps(_disk("writable", spec.writable, read_only=False, raw=spec.raw))),
         *("-device", "virtio-blk-device,drive=writable,werror=report,rerror=report"),
-        *("-blockdev", json.dumps(_disk("layers", spec.layers, read_only=True))),
+        *("-blockdev", json.dumps(_disk("layers", spec.layers, read_only=True, raw=spec.raw))),
         *("-device", "virtio-blk-device,drive=layers,werror=report,rerror=report"),
     ]
     return [*argv, "-incoming", "defer"] if spec.incoming else argv
@@ -89,11 +91,11 @@ def _machine(spec: MachineSpec) -> str:
     return "microvm,memory-backend=ram,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off,rtc=off" + timers
 
 
-def _disk(name: str, descriptor: str | None, *, read_only: bool) -> dict[str, object]:
+def _disk(name: str, descriptor: str | None, *, read_only: bool, raw: bool) -> dict[str, object]:
     if descriptor is None:
         return {"driver": "null-co", "node-name": name, "size": 1 << 20, "read-only": read_only}
     return {
-        "driver": "vmdk",
+        "driver": "raw" if raw else "vmdk",
         "node-name": name,
         "read-only": read_only,
         "cache": {"direct": False, "no-flush": True},

@@ -49,6 +49,12 @@ enum operation {
     OP_KILL_ALL = 24,  /* every process but the agent and the kernel's */
     OP_SYNC = 25,
     OP_CLEAR = 26,     /* forget the failure of an earlier command */
+    /* machines.c, spawn.c: what machines are frozen and restored with */
+    OP_SET_MAC = 45,   /* interface, six bytes */
+    OP_HOLD = 46,      /* every process but the agent and the kernel's stands still, without noticing */
+    OP_RELEASE = 47,   /* and goes on */
+    OP_CONNECT = 48,   /* TCP port of 127.0.0.1 -> 0 if somebody accepts there, or an errno */
+    OP_JOIN = 49,      /* tag of a SPAWN: the next SPAWN runs in the namespaces and the root of its process */
     OP_ANSWER = 100,   /* errno, ... */
     OP_OUTPUT = 101,   /* stream 1 or 2, bytes */
     OP_EXIT = 102,     /* wait status */
@@ -82,10 +88,17 @@ void leave_root(void);
 struct pollfd;
 int op_spawn(uint32_t tag, struct args *args);
 int op_signal(struct args *args);
+int op_join(struct args *args);
 /* The descriptors to wait for: three a process. */
 int processes_poll(struct pollfd *into);
 void processes_serve(void);
 int link_up(const char *name, const char *address, const char *mask, const char *gateway);
+
+/* machines.c */
+int op_set_mac(struct args *args);
+int op_hold(void);
+int op_release(void);
+int op_connect(struct args *args);
 
 /* changes.c */
 int write_changes(const char *upper, const char *below, const char *device, uint64_t *length, uint64_t *records);

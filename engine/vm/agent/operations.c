@@ -499,6 +499,11 @@ int run_operation(uint16_t operation, uint32_t tag, struct args *args) {
     case OP_KILL_ALL: return op_kill_all();
     case OP_SYNC: sync(); return 0;
     case OP_CLEAR: return 0;
+    case OP_SET_MAC: return op_set_mac(args);
+    case OP_HOLD: return op_hold();
+    case OP_RELEASE: return op_release();
+    case OP_CONNECT: return op_connect(args);
+    case OP_JOIN: return op_join(args);
     }
     return ENOSYS;
 }

@@ -36,6 +36,7 @@ struct process {
 };
 static struct process processes[PROCESS_LIMIT];
 static int process_count;
+static int joined = -1; /* a pidfd: the next process runs where that one does */
 
 /* What SPAWN carries, in this order. */
 struct order {
@@ -140,6 +141,8 @@ static const char *become(const struct order *order) {
     if (fd < 0 || write(fd, "0", 1) != 1)
         return "oom_score_adj";
     close(fd);
+    if (joined >= 0 && setns(joined, CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWNET))
+        return "namespaces";
     if (*order->root) {
         /* As switch_root does it: what lies under the moved mount cannot be reached again. */
         if (chdir(order->root) || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/"))
@@ -191,10 +194,20 @@ static int launch(const struct order *order, struct process *process) {
     /* /dev/stdout leads to the pipe itself, which its user must be able to open */
     if (fchown(out[1], order->uid, order->gid) || fchown(err[1], order->uid, order->gid))
         return errno;
-    long pid = syscall(SYS_clone, (long)order->namespaces | SIGCHLD, 0, 0, 0, 0);
+    /* a PID namespace is that of children: ours stays what it is, and is asked for again afterwards */
+    long pid = -1;
+    if (joined < 0 || !setns(joined, CLONE_NEWPID))
+        pid = syscall(SYS_clone, (long)order->namespaces | SIGCHLD, 0, 0, 0, 0);
     if (pid == 0)
         child(order, out[1], err[1], report[1]);
     int error = pid < 0 ? errno : 0;
+    if (joined >= 0) {
+        int own = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+        if (own < 0 || setns(own, CLONE_NEWPID))
+            die("the agent's own namespace");
+        close(own);
+        joined = -1;
+    }
     close(out[1]);
     close(err[1]);
     close(report[1]);
@@ -247,6 +260,16 @@ int op_signal(struct args *args) {
     for (int i = 0; i < process_count && !args->bad; i++)
         if (processes[i].tag == tag)
             return kill(processes[i].pid, number) ? errno : 0;
+    return args->bad ? EPROTO : ESRCH;
+}
+
+int op_join(struct args *args) {
+    uint32_t tag = (uint32_t)arg_number(args);
+    for (int i = 0; i < process_count && !args->bad; i++)
+        if (processes[i].tag == tag) {
+            joined = processes[i].pidfd;
+            return 0;
+        }
     return args->bad ? EPROTO : ESRCH;
 }
 
