@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,13 +49,23 @@ _ANSWER_TIMEOUT = 5.0
 _SET_UP_TIMEOUT = 60.0
 _ASKED_IN_ADVANCE = 3
 """The answers that a restored machine's QMP session begins with: see qemu.start."""
-_MACHINE_ID = f"{guest.ROOT}/etc/machine-id"
+MACHINE_ID = "/etc/machine-id"
 _CHANGES = 1 << 20
 """Bytes after the scratch file system, for a partition that only steps use."""
 _FIRST_TAG = 1 << 16
 """Where the tags begin of who talks to a restored machine; the first conversation stays below."""
 ENTRIES = ("ram", "state", "kernel", "initrd", "cmdline", "disk", "layers")
 """The files that a machine is."""
+
+
+class MachineId(Enum):
+    """Where a machine's /etc/machine-id is, which each copy gets a fresh one of."""
+
+    NONE = "none"
+    ROOT = "root"
+    """Among the files of its root."""
+    LAID_OVER = "laid-over"
+    """In the guest's memory, laid over the image's file: writing it costs no disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +79,7 @@ class Frozen:
     """Their lengths in bytes, lowest first."""
     tag: int
     """Of the agent's SPAWN whose process it holds."""
-    machine_id: bool
-    """Whether it has an /etc/machine-id to be made anew."""
+    machine_id: MachineId
 
     def parts(self) -> tuple[str, ...]:
         """The names of its files."""
@@ -185,7 +195,7 @@ class Freezer:
         """
         sweep(self.vm_dir / "run")
         template = self.hypervisor.template(execution.shape, cancelled)
-        frozen = Frozen(folder, execution.shape, template.accelerator, _lengths(execution.disks), 0, False)
+        frozen = Frozen(folder, execution.shape, template.accelerator, _lengths(execution.disks), 0, MachineId.NONE)
         stalls: list[str] = []
         while len(stalls) < _TRIES:
             try:
@@ -225,9 +235,7 @@ class Freezer:
     ) -> Frozen:
         with run_folder(self.vm_dir / "run") as private:
             disk = frozen.folder / "disk"
-            where = DiskMap(
-                lay_out(frozen.layers, LEAD), *lay_out([disk.stat().st_size - _CHANGES, _CHANGES])
-            )
+            where = DiskMap(lay_out(frozen.layers, LEAD), *lay_out([disk.stat().st_size - _CHANGES, _CHANGES]))
             spec = frozen.spec(self.hypervisor.qemu.program, disk, share=True)
             with start(spec, private, state=template.state) as machine:
                 watch = watcher(machine, cancelled)
@@ -239,7 +247,7 @@ class Freezer:
                     channel.collect(posted, _SET_UP_TIMEOUT)
                     tag = posted[0][0]
                     wait(Starting(channel, execution, tag))
-                    has_id = _hold_still(channel)
+                    has_id = _hold_still(channel, execution)
                     qmp = Qmp(machine.qmp, watch)
                     qmp.skip(_ASKED_IN_ADVANCE, timeout=10)
                     write_state(qmp, frozen.folder / "state")
@@ -262,9 +270,9 @@ def _set_up(machine: QemuMachine, channel: Channel, execution: Execution, disks:
         raise _set_up_failure(error, machine.autopsy()) from error
 
 
-def _hold_still(channel: Channel) -> bool:
-    """Stop all processes and take what they have said; gives whether there is a machine id."""
-    rows = [command(Op.SYNC), command(Op.HOLD), command(Op.READ, _MACHINE_ID, 64, tolerate=True)]
+def _hold_still(channel: Channel, execution: Execution) -> MachineId:
+    """Stop all processes and take what they have said; gives where the machine id is."""
+    rows = [command(Op.SYNC), command(Op.HOLD), command(Op.READ, guest.ROOT + MACHINE_ID, 64, tolerate=True)]
     try:
         *_, answer = channel.call(rows, _SET_UP_TIMEOUT)
     except GuestFailureError as error:
@@ -272,7 +280,9 @@ def _hold_still(channel: Channel) -> bool:
     # The agent passes on a pipe's worth each time it has answered: nothing is left in them after this.
     for _ in range(2):
         channel.call([command(Op.HELLO)], _SET_UP_TIMEOUT)
-    return not answer.empty
+    if any(file.path == MACHINE_ID for file in execution.files[:1]):
+        return MachineId.LAID_OVER
+    return MachineId.NONE if answer.empty else MachineId.ROOT
 
 
 class _StalledError(Exception):
@@ -457,7 +467,7 @@ def _revive(
     if tap is not None:
         channel.on_output = tap
     try:
-        channel.call(guest.individual(identity.hostname, identity.mac, _renewed(frozen, identity)), _ANSWER_TIMEOUT)
+        channel.call(_individual(frozen.machine_id, identity), _ANSWER_TIMEOUT)
     except (SilentGuestError, GuestGoneError) as error:
         if cancelled.is_set():
             raise InterruptedBuildError from error
@@ -469,8 +479,9 @@ def _revive(
     return alive[0]
 
 
-def _renewed(frozen: Frozen, identity: Identity) -> str:
-    return identity.machine_id if frozen.machine_id else ""
+def _individual(where: MachineId, identity: Identity) -> list[Command]:
+    places = {MachineId.ROOT: (guest.ROOT, MACHINE_ID), MachineId.LAID_OVER: ("", guest.FIRST_OWN_FILE)}
+    return guest.individual(identity.hostname, identity.mac, identity.machine_id, places.get(where))
 
 
 def _open_ports(end: socket.socket, watch: Callable[[], None], ports: Sequence[PortForward]) -> None:

@@ -202,21 +202,23 @@ def spawn_beside(execution: Execution) -> Command:
     return Command(Op.SPAWN, values)
 
 
-def individual(hostname: str, mac: bytes, machine_id: str) -> list[Command]:
+def individual(hostname: str, mac: bytes, machine_id: str, place: tuple[str, str] | None) -> list[Command]:
     """Makes a machine that was frozen with a program in it differ from its siblings, and lets the program go on.
 
-    `machine_id` is empty where the machine has none. The files are those of `files_of` and of the root itself.
+    `place` is the root and the path of the file that holds the machine id; None where the machine has none.
     """
     row = [command(Op.HELLO), *refresh(seed(), time.time_ns()), command(Op.HOSTNAME, hostname)]
     row.append(command(Op.WRITE, "", HOSTS_FILE, 0o644, 0, 0, _HOSTS.format(name=hostname).encode()))
     row.append(command(Op.SET_MAC, "eth0", mac))
-    if machine_id:
-        row.append(command(Op.WRITE, ROOT, "/etc/machine-id", 0o444, 0, 0, f"{machine_id}\n".encode()))
+    if place is not None:
+        row.append(command(Op.WRITE, *place, 0o444, 0, 0, f"{machine_id}\n".encode()))
     return [*row, command(Op.RELEASE)]
 
 
 HOSTS_FILE = "/files/1"
 """Where `furnish` puts /etc/hosts, for a command that brings no file of its own by that name."""
+FIRST_OWN_FILE = "/files/2"
+"""The same for the first file that a command brings, unless it is one of those that all have."""
 
 
 def probe() -> Command:

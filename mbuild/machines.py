@@ -1,0 +1,70 @@
+"""What `mbuild run` does with a machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from cache.store import Store
+from engine.events import Note, Observer
+from engine.images.reference import Reference
+from engine.machines.library import MANIFEST, Library, Machine
+from engine.machines.run import MachineRun, cold_execution, run_restored, why_cold
+from engine.vm.execution import Execution, Output
+from engine.vm.qemu import QemuHypervisor
+from machinefile.errors import UsageError
+
+
+def find_machine(store: Store, name: str) -> Machine | None:
+    """The machine that a name of the store, or a folder, stands for; None for an image without one.
+
+    Raises UsageError (`machine-unknown`), UntrustedDataError.
+    """
+    folder = Path(name)
+    if name == "." or ("/" in name and folder.is_dir()):
+        return Library(store).open(folder)
+    named = None
+    with suppress(UsageError):
+        named = store.names.get(str(Reference.parse(name)))
+    if named is not None:
+        return Library(store).of(named.digest)
+    return Library(store).open(folder) if (folder / MANIFEST).is_file() else None
+
+
+RunCold = Callable[[Execution], int]
+"""Runs a program in a microVM that starts from its disk, and gives its exit code."""
+
+
+def run_machine(
+    machine: Machine,
+    name: str,
+    command: tuple[str, ...],
+    run: MachineRun,
+    store: Store,
+    output: Output,
+    tell: Observer,
+    cancelled: threading.Event,
+    run_cold: RunCold,
+    *,
+    cold: str = "",
+) -> int:
+    """Restore a machine, or boot it cold where it does not fit this host, `cold` says why it should be, or it is to
+    run another command; gives the exit code.
+
+    Raises as `run_restored`, `why_cold` and `cold_execution`.
+    """
+    hypervisor = QemuHypervisor(store.vm_folder, tell)
+    reason = why_cold(machine, name, hypervisor, cancelled)
+    if reason:
+        tell(Note(f"the machine {name} cannot be restored here: {reason}; booting it cold from its disk"))
+    elif command:
+        reason = "a restored machine runs what it was frozen with"
+        tell(Note(f"booting {name} cold for another command: {reason}"))
+    elif cold:
+        reason = cold
+        tell(Note(f"booting {name} cold from its disk: {reason}"))
+    if not reason:
+        return run_restored(machine, run, hypervisor, store.vm_folder, output, cancelled)
+    return run_cold(cold_execution(machine, store.folder(), command))
