@@ -7,14 +7,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from cache.names import NamedImage
 from cache.store import Store
 from engine.events import Note, Observer
+from engine.images.manifest import Manifest, parse_manifest
 from engine.images.reference import Reference
+from engine.imagestore import find
 from engine.machines.library import MANIFEST, Library, Machine
 from engine.machines.run import MachineRun, cold_execution, run_restored, why_cold
+from engine.machines.transfer import is_machine
 from engine.vm.execution import Execution, Output
 from engine.vm.qemu import QemuHypervisor
-from machinefile.errors import UsageError
+from machinefile.errors import MbuildError, UsageError
 
 
 def find_machine(store: Store, name: str) -> Machine | None:
@@ -31,6 +35,33 @@ def find_machine(store: Store, name: str) -> Machine | None:
     if named is not None:
         return Library(store).of(named.digest)
     return Library(store).open(folder) if (folder / MANIFEST).is_file() else None
+
+
+def machine_alone(store: Store, name: str, *, wanted: bool) -> Machine | None:
+    """The machine that is meant where an image could be: a folder's, one that has the name, or with `wanted` the one
+    of the image of that name; None for an image.
+
+    Raises UsageError (`machine-unknown`), UntrustedDataError.
+    """
+    machine = find_machine(store, name)
+    if machine is None and wanted:
+        raise UsageError(
+            f"there is no machine of {name!r}",
+            code="machine-unknown",
+            hint="add SNAPSHOT to its Machinefile and build it again",
+        )
+    if machine is None or wanted or machine.folder.parent != Library(store).path(""):
+        return machine
+    return machine if is_machine_name(store, find(store, name)) else None
+
+
+def is_machine_name(store: Store, named: NamedImage) -> bool:
+    """Whether a name stands for a machine alone, not for an image."""
+    try:
+        manifest = parse_manifest(store.blobs.read(named.digest))
+    except MbuildError:
+        return False
+    return isinstance(manifest, Manifest) and is_machine(manifest)
 
 
 RunCold = Callable[[Execution], int]

@@ -91,6 +91,14 @@ class Library:
         """`of` gives the machine of that key from now on."""
         self._store.index.put(Kind.MACHINE, digest, key)
 
+    def drop(self, digest: str) -> None:
+        """Remove the machine of an image or artifact, unless it is another one's too."""
+        key = self._store.index.get(Kind.MACHINE, digest)
+        self._store.index.drop(Kind.MACHINE, digest)
+        others = {self._store.index.get(Kind.MACHINE, other) for other in self._store.index.keys(Kind.MACHINE)}
+        if isinstance(key, str) and key.isalnum() and key not in others:
+            shutil.rmtree(self.path(key), ignore_errors=True)
+
     @contextmanager
     def making(self, key: str) -> Iterator[Path]:
         """An empty folder that becomes the machine of that key when the context is left without an exception.

@@ -91,8 +91,10 @@ class RunReader:
     What is fed is not trusted: nothing outside the file is written, nothing twice.
     """
 
-    def __init__(self, file: BinaryIO, size: int, where: str) -> None:
-        """`size` in bytes is what the file must have; `where` names it in messages."""
+    def __init__(self, file: BinaryIO, size: int, where: str, most: int) -> None:
+        """`size` in bytes is what the file must have, `most` what its runs may have together; `where` names it in
+        messages."""
+        self._most = most
         self._file = file
         self._size = size
         self._where = where
@@ -144,6 +146,13 @@ class RunReader:
             raise self._corrupt("has a run that cannot be")
         else:
             self._at, self._left = offset, length
+            self._most -= length
+            if self._most < 0:
+                raise UntrustedDataError(
+                    f"{self._where} is larger than is taken",
+                    code="layer-too-large",
+                    hint="if you trust it, raise MBUILD_MAX_LAYER_BYTES",
+                )
         return True
 
     def finish(self, digest: str) -> None:
