@@ -22,6 +22,15 @@
 #define GROUPS "/cg"
 #define GROUP GROUPS "/m"
 
+static int write_to(const char *path, const char *text) {
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return errno;
+    int error = write(fd, text, strlen(text)) < 0 ? errno : 0;
+    close(fd);
+    return error;
+}
+
 int op_set_mac(struct args *args) {
     uint32_t length;
     const char *name = arg_text(args, NULL), *address = arg_text(args, &length);
@@ -29,6 +38,12 @@ int op_set_mac(struct args *args) {
     if (args->bad || length != 6)
         return EPROTO;
     fault = name;
+    /* Announced by ARP: QEMU's network may know the old address already, from what the guest said when it came back. */
+    char notify[80];
+    snprintf(notify, sizeof notify, "/proc/sys/net/ipv4/conf/%.16s/arp_notify", name);
+    int unannounced = write_to(notify, "1");
+    if (unannounced)
+        return unannounced;
     strncpy(request.ifr_name, name, IFNAMSIZ - 1);
     request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
     memcpy(request.ifr_hwaddr.sa_data, address, 6);
@@ -36,15 +51,6 @@ int op_set_mac(struct args *args) {
     int error = fd < 0 || ioctl(fd, SIOCSIFHWADDR, &request) ? errno : 0;
     if (fd >= 0)
         close(fd);
-    return error;
-}
-
-static int write_to(const char *path, const char *text) {
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
-        return errno;
-    int error = write(fd, text, strlen(text)) < 0 ? errno : 0;
-    close(fd);
     return error;
 }
 
