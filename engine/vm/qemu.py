@@ -67,6 +67,11 @@ class QemuMachine:
         return self._agent
 
     @property
+    def pid(self) -> int:
+        """QEMU's."""
+        return self._child.pid
+
+    @property
     def alive(self) -> bool:
         """Whether QEMU still runs."""
         return self._child.poll() is None

@@ -65,9 +65,7 @@ def qemu_argv(spec: MachineSpec) -> list[str]:
         *("-smp", str(spec.cpus)),
         *("-m", f"{spec.memory >> 20}M"),
         *("-object", json.dumps(ram)),
-        *("-kernel", spec.kernel),
-        *("-initrd", spec.initrd),
-        *("-append", spec.cmdline),
+        *_boot(spec),
         *("-chardev", f"file,id=serial,path={spec.serial}"),
         *("-serial", "chardev:serial"),
         *("-chardev", f"socket,id=qmp,fd={spec.qmp_fd}"),
@@ -83,6 +81,13 @@ def qemu_argv(spec: MachineSpec) -> list[str]:
         *("-device", "virtio-blk-device,drive=layers,werror=report,rerror=report"),
     ]
     return [*argv, "-incoming", "defer"] if spec.incoming else argv
+
+
+def _boot(spec: MachineSpec) -> list[str]:
+    """What the guest boots. A restored one has booted: QEMU would read the kernel into memory of its own for nothing."""
+    if spec.incoming:
+        return []
+    return ["-kernel", spec.kernel, "-initrd", spec.initrd, "-append", spec.cmdline]
 
 
 def _machine(spec: MachineSpec) -> str:
