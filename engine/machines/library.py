@@ -105,11 +105,10 @@ class Library:
 
         To be entered under the lock of the key.
         """
-        new = self._folder / f"{key}.new"
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
+        new = self._store.folder()
         try:
             yield new
+            self._folder.mkdir(exist_ok=True)
             shutil.rmtree(self.path(key), ignore_errors=True)
             new.rename(self.path(key))
         finally:

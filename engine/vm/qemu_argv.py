@@ -84,7 +84,7 @@ def qemu_argv(spec: MachineSpec) -> list[str]:
 
 
 def _boot(spec: MachineSpec) -> list[str]:
-    """What the guest boots. A restored one has booted: QEMU would read the kernel into memory of its own for nothing."""
+    """What the guest boots. A restored one has: QEMU would read a kernel into memory of its own for nothing."""
     if spec.incoming:
         return []
     return ["-kernel", spec.kernel, "-initrd", spec.initrd, "-append", spec.cmdline]

@@ -257,6 +257,34 @@ def test_a_health_check_says_when_it_is_ready(made: Made, busybox: str) -> None:
         assert copy.get("index.html") == "hello\n"
 
 
+def test_a_death_while_one_is_made_leaves_nothing_that_the_next_run_does_not_clean(made: Made, busybox: str) -> None:
+    end = 'CMD ["sleep", "600"]\nSNAPSHOT --ready=tcp:80 --timeout=300s'
+    argv = made.mbuild.argv("--progress=plain", context(made.mbuild, busybox, end))
+    process = subprocess.Popen(argv, env=made.mbuild.environ(), stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if b"SNAPSHOT" in line:
+            break
+    deadline = time.monotonic() + 60
+    while not made.mbuild.machines():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=30)
+    while made.mbuild.machines():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    kept = sorted((made.mbuild.store / "machines").iterdir())
+    with running(made.mbuild, "web") as copy:
+        assert copy.get("index.html") == "hello\n"
+        copy.get("cgi-bin/quit")
+        copy.process.communicate(timeout=60)
+    assert sorted((made.mbuild.store / "machines").iterdir()) == kept
+    assert not made.mbuild.left_over()
+    run = made.mbuild.store / "vm" / "run"
+    assert not list(run.iterdir())
+
+
 def test_nothing_but_a_machine_is_overwritten(made: Made, busybox: str, tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.mkdir()

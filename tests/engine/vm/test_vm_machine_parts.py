@@ -44,9 +44,6 @@ ARGV = """
 -smp 2
 -m 1024M
 -object {"qom-type": "memory-backend-file", "id": "ram", "size": 1073741824, "mem-path": "/store, mine/ram", "share": false}
--kernel /k
--initrd /i
--append quiet
 -chardev file,id=serial,path=serial.log
 -serial chardev:serial
 -chardev socket,id=qmp,fd=5
@@ -75,6 +72,8 @@ def test_a_booting_machine_has_the_same_devices_with_nothing_in_them() -> None:
     disks_of = [json.loads(word) for word in booting if '"node-name"' in word]
     assert [(disk["driver"], disk["read-only"]) for disk in disks_of] == [("null-co", False), ("null-co", True)]
     assert "-incoming" not in booting
+    assert booting[booting.index("-kernel") + 1] == "/k"
+    assert "-kernel" not in restored, "it has booted"
 
 
 def test_under_kvm_the_guest_keeps_its_timers_and_the_hosts_processor() -> None:
