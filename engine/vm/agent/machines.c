@@ -38,12 +38,6 @@ int op_set_mac(struct args *args) {
     if (args->bad || length != 6)
         return EPROTO;
     fault = name;
-    /* Announced by ARP: QEMU's network may know the old address already, from what the guest said when it came back. */
-    char notify[80];
-    snprintf(notify, sizeof notify, "/proc/sys/net/ipv4/conf/%.16s/arp_notify", name);
-    int unannounced = write_to(notify, "1");
-    if (unannounced)
-        return unannounced;
     strncpy(request.ifr_name, name, IFNAMSIZ - 1);
     request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
     memcpy(request.ifr_hwaddr.sa_data, address, 6);
@@ -110,7 +104,11 @@ int op_hold(void) {
             return errno;
     if (moved)
         return EAGAIN;
-    int error = write_to(GROUP "/cgroup.freeze", "1");
+    /* A new MAC is announced by ARP: by then QEMU's network knows the old one, from what the guest says when it comes
+     * back, and would send the first packets there. */
+    int error = write_to("/proc/sys/net/ipv4/conf/all/arp_notify", "1");
+    if (!error)
+        error = write_to(GROUP "/cgroup.freeze", "1");
     for (int tries = 0; !error && !reads(GROUP "/cgroup.events", "frozen 1"); tries++) {
         if (tries == 10000)
             return ETIMEDOUT;
