@@ -33,6 +33,8 @@ class Kind(Enum):
     """reference and platform -> the manifest digest it last had"""
     VARIANT = "variant"
     """diff id and compression -> the blob that holds the layer so compressed"""
+    MACHINE = "machine"
+    """digest of an image's manifest, or of a machine's -> the machine in the store"""
     ORIGIN = "origin"
     """digest of a blob -> the repositories that it is known to be in"""
     REMOTE = "remote"

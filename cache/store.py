@@ -40,6 +40,7 @@ class Store:
         layers/...            what is in a layer, by diff id
         disks/...             layers as squashfs, for guests
         vm/...                templates, scratch disks, the accelerator's verdict
+        machines/...          machines that were made or pulled
         locks/...             one file a lock; never removed
         mounts/...            the caches of RUN --mount=type=cache: engine/cachemounts.py
         tmp/...               what is half done, a folder a process

@@ -91,11 +91,14 @@ class Build:
         self._labels = _labels(shown)
         self._tell(Planned(tuple(self._labels.items())))
         roots = {self._plan.root_of(step_id) for step_id in (*self._sources(to_run), *goals)}
-        jobs = []
+        jobs: list[Job] = []
+        pulled: dict[str, str] = {}
         for planned in shown:
             step = planned.step
             if step.id in roots and not planned.hit:
-                jobs.append(Job(step.id, (), partial(self._pull, planned)))
+                # A base that several stages begin with comes once: the others wait for the first.
+                first = pulled.setdefault(self._plan.bases[step.id].digest, step.id)
+                jobs.append(Job(step.id, {first} - {step.id}, partial(self._pull, planned)))
             elif step.id in missing:
                 jobs.append(Job(step.id, self._needs(planned), partial(self._bring, planned)))
             else:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,12 @@ from engine.build import Build
 from engine.capacity import BoundedSandbox, Capacity, default_jobs
 from engine.context import Context, ContextFiles
 from engine.debug import Inside, Spot
-from engine.events import BuildEnded, Observer, WarningRaised
+from engine.events import BuildEnded, Note, Observer, WarningRaised
 from engine.images.reference import Reference
 from engine.images.source import ImageSource
 from engine.layerstore import LayerStore
 from engine.output.image import BuiltImage, assemble
-from engine.output.spec import OutputSpec
+from engine.output.spec import OutputSpec, OutputType
 from engine.plan import Plan, make_plan
 from engine.remote.contexts import NamedContext, image_names, open_contexts
 from engine.remote.remotes import Remotes
@@ -39,9 +39,10 @@ from machinefile.instructions import Machinefile
 from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
 from machinefile.resolve import base_references
-from machinefile.steps import BuildGraph, From, MachineShape
+from machinefile.steps import BuildGraph, From, MachineShape, Snapshot
 
 if TYPE_CHECKING:
+    from engine.machines.make import MachineMaker
     from engine.output.outputs import Push
 
 
@@ -115,6 +116,8 @@ class Driver:
     cancelled: threading.Event = field(default_factory=threading.Event)
     push: Push | None = None
     """Brings an image of the store into registries under names."""
+    machines: Callable[[], MachineMaker] | None = None
+    """Makes what makes machines, when one is to be made."""
 
     def plan(self, request: BuildRequest) -> Plan:
         """Resolve the Machinefile and every key. Starts nothing, pulls no layers.
@@ -133,6 +136,7 @@ class Driver:
             from engine.output.files import check_destinations
 
             check_destinations(request.outputs)
+            _check_machines(request.outputs)
         if self.push is None and any(output.push for output in request.outputs):
             raise UsageError("there is nothing here to push with", code="output-unsupported")
         prepared = self._prepare(request, refuse=True)
@@ -222,6 +226,8 @@ class Driver:
         image = assemble(graph, base, result, self.store, request.annotations)
         for name in request.names:
             image.keep(name, self.store)
+        self._machine(request, graph, image, layers)
+        request = replace(request, outputs=tuple(one for one in request.outputs if one.type is not OutputType.MACHINE))
         if not request.outputs:
             return image
         from engine.output.outputs import write_outputs  # with every writer, which most builds have no use for
@@ -237,6 +243,28 @@ class Driver:
             push=self.push,
         )
         return image
+
+    def _machine(self, request: BuildRequest, graph: BuildGraph, image: BuiltImage, layers: LayerStore) -> None:
+        """Make the machine that SNAPSHOT or an output asks for, and write it where outputs want it."""
+        outputs = [output for output in request.outputs if output.type is OutputType.MACHINE]
+        if graph.snapshot is None and not outputs:
+            return
+        if self.machines is None:
+            raise UsageError("there is nothing here to make machines with", code="output-unsupported")
+        from engine.machines.library import write_out
+
+        machine = self.machines().make(image, graph.config, graph.snapshot or Snapshot(), graph.shape, layers)
+        for output in outputs:
+            self.observer(Note(f"writing {output.label}"))
+            write_out(machine, output.destination)
+
+
+def _check_machines(outputs: tuple[OutputSpec, ...]) -> None:
+    for output in outputs:
+        if output.type is OutputType.MACHINE:
+            from engine.machines.library import check_destination
+
+            check_destination(output.destination)
 
 
 class _Lazy:

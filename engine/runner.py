@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cache.results import Layer
@@ -20,7 +21,7 @@ from engine.vm.execution import Execution, Output, Sandbox
 from engine.vm.portforward import PortForward
 from engine.vm.session import Session
 from machinefile.errors import UsageError
-from machinefile.imageconfig import ImageConfig, Pairs
+from machinefile.imageconfig import Pairs
 from machinefile.steps import MachineShape, NetworkMode
 
 
@@ -46,6 +47,9 @@ def find_image(store: Store, name: str) -> StoredImage:
     return StoredImage(configuration, layers)
 
 
+DEFAULT_HOSTNAME = "mbuild"
+
+
 @dataclass(frozen=True, slots=True)
 class RunRequest:
     """How an image is to be started; what is not said is as the image has it."""
@@ -57,7 +61,8 @@ class RunRequest:
     environment: Pairs = ()
     user: str | None = None
     working_dir: str | None = None
-    hostname: str = "mbuild"
+    hostname: str = ""
+    """Empty for `mbuild`, or for a machine that is restored for one at random."""
     shape: MachineShape = field(default_factory=MachineShape)
     network: NetworkMode = NetworkMode.DEFAULT
     ports: tuple[PortForward, ...] = ()
@@ -84,13 +89,13 @@ def run_image(
     pairs = with_home(tuple(sorted(environment.items())), account)
     execution = Execution(
         disks=layers.disks(image.layers),
-        argv=argv_of(config, request),
+        argv=argv_of(config.entrypoint or (), config.cmd or (), request),
         environment=with_terminal(pairs) if request.session and request.session.size else pairs,
         identity=identity_of(account),
         working_dir=request.working_dir or config.working_dir or "/",
         shape=request.shape,
         network=request.network,
-        hostname=request.hostname,
+        hostname=request.hostname or DEFAULT_HOSTNAME,
         capture=False,
         session=request.session,
         ports=request.ports,
@@ -99,10 +104,10 @@ def run_image(
         return result.code
 
 
-def argv_of(config: ImageConfig, request: RunRequest) -> tuple[str, ...]:
+def argv_of(entrypoint: Sequence[str], cmd: Sequence[str], request: RunRequest) -> tuple[str, ...]:
     """What is started. Raises UsageError `command-missing`."""
     if request.entrypoint is None:
-        argv = (*(config.entrypoint or ()), *(request.command or config.cmd or ()))
+        argv = (*entrypoint, *(request.command or cmd))
     else:
         argv = (*([request.entrypoint] if request.entrypoint else []), *request.command)
     if not argv:

@@ -12,8 +12,9 @@ def check_supported(graph: BuildGraph, *, host_network: bool = False) -> None:
     `host_network` allows it."""
     runs = ((step, step.operation) for step in graph.steps if isinstance(step.operation, Run))
     problems = [problem for step, run in runs for problem in _run_problems(step, run, graph, host_network)]
-    if graph.snapshot is not None:
-        problems.append(_unsupported("SNAPSHOT", "machines cannot be made yet", graph.steps[-1]))
+    if graph.snapshot is not None and graph.platform.architecture != native().architecture:
+        why = f"a machine for {graph.platform} cannot be started on this one, which is {native()}"
+        problems.append(_unsupported("SNAPSHOT", why, graph.steps[-1]))
     if problems:
         raise MachinefileError(problems)
 

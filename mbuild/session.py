@@ -14,6 +14,7 @@ from engine.events import Observer
 if TYPE_CHECKING:
     from engine.driver import Driver
     from engine.images.source import ImageSources
+    from engine.machines.make import MachineMaker
     from engine.output.image import BuiltImage
     from engine.vm.execution import Sandbox
 
@@ -57,4 +58,10 @@ def open_driver(cache_dir: str, observer: Observer, cancelled: threading.Event) 
             for name in names:
                 push(store, source.registry(), image.digest, Reference.parse(name), observer, cancelled)
 
-        yield Driver(store, source, lambda: make_sandbox(store, observer), observer, cancelled, push_all)
+        def machines() -> MachineMaker:
+            from engine.machines.make import MachineMaker
+            from engine.vm.qemu import QemuHypervisor
+
+            return MachineMaker(store, QemuHypervisor(store.vm_folder, observer), observer, cancelled)
+
+        yield Driver(store, source, lambda: make_sandbox(store, observer), observer, cancelled, push_all, machines)

@@ -27,6 +27,8 @@ class OutputType(Enum):
     """The files of the image as a tar."""
     DISK = "disk"
     """The files of the image as a file system image."""
+    MACHINE = "machine"
+    """The machine that the image starts as, in a folder."""
 
     @property
     def is_image(self) -> bool:
@@ -73,7 +75,7 @@ class OutputSpec:
     @property
     def is_folder(self) -> bool:
         """Whether the destination is a folder, which may hold other things already."""
-        return self.type is OutputType.LOCAL or (self.type is OutputType.OCI and not self.tar)
+        return self.type in (OutputType.LOCAL, OutputType.MACHINE) or (self.type is OutputType.OCI and not self.tar)
 
     @property
     def label(self) -> str:

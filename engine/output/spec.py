@@ -31,8 +31,8 @@ _KEYS: Mapping[OutputType, tuple[str, ...]] = {
     OutputType.LOCAL: ("dest",),
     OutputType.TAR: ("dest",),
     OutputType.DISK: ("dest", "format", "size"),
+    OutputType.MACHINE: ("dest",),
 }
-_LATER = {"machine"}
 _PUSHED = "registry"
 """docker buildx's short word for `type=image,push=true`."""
 _COMPRESSORS = {
@@ -133,10 +133,6 @@ class _Fields:
         word = self._values.pop("type", "")
         if not word:
             raise self._wrong("type is missing", "write -o type=oci,dest=PATH")
-        if word in _LATER:
-            raise UsageError(
-                f"-o type={word} is not supported yet", code="output-unsupported", hint="write -o type=oci,dest=PATH"
-            )
         if word == _PUSHED:
             return OutputType.IMAGE, True
         known = [one.value for one in OutputType]
@@ -166,7 +162,7 @@ class _Fields:
         if kind is OutputType.IMAGE:
             return STDOUT
         given = self._values.get("dest")
-        folder = kind is OutputType.LOCAL or tar is False
+        folder = kind in (OutputType.LOCAL, OutputType.MACHINE) or tar is False
         if given == "" or ((given is None or given == "-") and (folder or kind is OutputType.DISK)):
             what = "a folder" if folder else "a file"
             raise self._wrong(f"dest=PATH is missing: type={kind.value} needs {what}", "add dest=PATH")

@@ -66,16 +66,19 @@ class StepTimeoutError(Exception):
 class Channel:
     """The host's end. `watch` is called often while waiting; it may raise to end the wait."""
 
-    def __init__(self, end: socket.socket, watch: Callable[[], None]) -> None:
+    def __init__(self, end: socket.socket, watch: Callable[[], None], *, first_tag: int = 1) -> None:
+        """`first_tag`: for a machine that was talked with before, one that is not in use there."""
         self._socket = end
         self._socket.setblocking(False)
         self._watch = watch
         self._decoder = Decoder()
         self._unsent = bytearray()
-        self._next_tag = 1
+        self._next_tag = first_tag
         self._answers: dict[int, Frame] = {}
         self._waiting: set[int] = set()
         self.on_output: Callable[[int, bytes], None] = _ignore
+        self.taps: dict[int, Callable[[int, bytes], None]] = {}
+        """Who gets the output of the process that the SPAWN of that tag started, in place of `on_output`."""
         self._exits: dict[int, int] = {}
         self._companions: list[Companion] = []
         self._unheard: set[int] = set()
@@ -120,6 +123,19 @@ class Channel:
             self._pump(deadline)
         frames = [(self._answers.pop(tag), command) for tag, command in posted]
         return [_read_answer(frame, command) for frame, command in frames]
+
+    def exited(self, tag: int) -> int | None:
+        """The wait status of a process that was seen to end; see `wait_exit`, which does not know it any more."""
+        return self._exits.get(tag)
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass, and take what comes meanwhile. Raises GuestGoneError, and whatever the watch raises."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                self._pump(deadline)
+            except SilentGuestError:
+                return
 
     def wait_exit(self, tag: int, timeout: float | None = None) -> int:
         """Wait for the end of the process that the SPAWN of that tag started; its wait status. Without `timeout`
@@ -188,7 +204,7 @@ class Channel:
         values = Values(frame.payload)
         if frame.op == Op.OUTPUT:
             stream = values.number()
-            self.on_output(stream, values.data())
+            self.taps.get(frame.tag, self.on_output)(stream, values.data())
         elif frame.op == Op.EXIT:
             self._exits[frame.tag] = values.number()
         elif frame.op == Op.ANSWER and frame.tag in self._unheard:

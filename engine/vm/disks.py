@@ -22,7 +22,7 @@ LAYER_LIMIT = 250
 """Layers that one root may have: a disk has at most 255 partitions."""
 CHANGES_SIZE = 1 << 40
 """Bytes of the disk that the changed files are written to; sparse, so that it costs what is written."""
-_LEAD = 4096
+LEAD = 4096
 """Bytes of zeros before the first layer: no kernel finds a partition table there, whatever is in a layer."""
 _SCRATCH_VERSION = 1
 _FICLONE = 0x40049409
@@ -109,8 +109,8 @@ def make_disks(
 def _write_layers(folder: Path, layers: Sequence[Path]) -> tuple[Region, ...]:
     if not layers:
         return ()
-    extents = [Extent("lead", _LEAD)]
-    (folder / "lead").write_bytes(b"\0" * _LEAD)
+    extents = [Extent("lead", LEAD)]
+    (folder / "lead").write_bytes(b"\0" * LEAD)
     for number, layer in enumerate(layers):
         try:
             size = layer.stat().st_size
@@ -127,7 +127,7 @@ def _write_layers(folder: Path, layers: Sequence[Path]) -> tuple[Region, ...]:
         (folder / str(number)).symlink_to(layer.absolute())
         extents.append(Extent(str(number), size))
     (folder / "layers.vmdk").write_text(vmdk_descriptor(extents))
-    return lay_out([extent.length for extent in extents[1:]], _LEAD)
+    return lay_out([extent.length for extent in extents[1:]], LEAD)
 
 
 def scratch_image(folder: Path, size: int) -> Path:
@@ -140,7 +140,8 @@ def scratch_image(folder: Path, size: int) -> Path:
     if image.exists():
         return image
     folder.mkdir(parents=True, exist_ok=True)
-    made = folder / f".{image.name}.{os.getpid()}"
+    # Threads and processes may do so at once: what each makes is the same, and the last to be renamed stays.
+    made = folder / f".{image.name}.{os.urandom(6).hex()}"
     # The identifiers are fixed so that a folder lists in the same order in every step.
     same = "6d626c64-0000-4000-8000-736372617463"
     argv = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -230,6 +231,41 @@ def _process_mounts(privileged: bool) -> list[tuple[str, str, str, int, str]]:
         mounts.append((path, path, "", _BIND | _IF_THERE, ""))
         mounts.append((path, path, "", _BIND | _REMOUNT | _RDONLY | quiet | _IF_THERE, ""))
     return mounts
+
+
+def spawn_beside(execution: Execution) -> Command:
+    """Starts a command where, after a JOIN, another one runs: as the same user, in its root and namespaces."""
+    identity = execution.identity
+    values: tuple[Value, ...] = (
+        *("", 0, identity.uid, identity.gid),
+        *(len(identity.groups), *identity.groups),
+        *(0o022, sum(1 << number for number in _CAPABILITIES)),
+        execution.working_dir,
+        *(len(_LIMITS), *(number for limit in _LIMITS for number in limit)),
+        0,
+        *texts(execution.argv),
+        *texts([f"{name}={value}" for name, value in execution.environment]),
+    )
+    return Command(Op.SPAWN, values)
+
+
+def individual(hostname: str, mac: bytes, machine_id: str, place: tuple[str, str] | None) -> list[Command]:
+    """Makes a machine that was frozen with a program in it differ from its siblings, and lets the program go on.
+
+    `place` is the root and the path of the file that holds the machine id; None where the machine has none.
+    """
+    row = [command(Op.HELLO), *refresh(seed(), time.time_ns()), command(Op.HOSTNAME, hostname)]
+    row.append(command(Op.WRITE, "", HOSTS_FILE, 0o644, 0, 0, _HOSTS.format(name=hostname).encode()))
+    row.append(command(Op.SET_MAC, "eth0", mac))
+    if place is not None:
+        row.append(command(Op.WRITE, *place, 0o444, 0, 0, f"{machine_id}\n".encode()))
+    return [*row, command(Op.RESUME)]
+
+
+HOSTS_FILE = "/files/1"
+"""Where `furnish` puts /etc/hosts, for a command that brings no file of its own by that name."""
+FIRST_OWN_FILE = "/files/2"
+"""The same for the first file that a command brings, unless it is one of those that all have."""
 
 
 def probe() -> Command:

@@ -59,6 +59,11 @@ class Op(IntEnum):
     OWN = 28
     COPY_TREE = 29
     RELEASE = 30
+    SET_MAC = 45
+    HOLD = 46
+    RESUME = 47
+    CONNECT = 48
+    JOIN = 49
     ANSWER = 100
     OUTPUT = 101
     EXIT = 102
@@ -133,6 +138,11 @@ class Values:
     def __init__(self, payload: bytes) -> None:
         self._payload = payload
         self._at = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no further value."""
+        return self._at == len(self._payload)
 
     def number(self) -> int:
         """The next value, a number."""

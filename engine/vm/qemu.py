@@ -76,6 +76,11 @@ class QemuMachine:
         return self._agent
 
     @property
+    def pid(self) -> int:
+        """QEMU's."""
+        return self._child.pid
+
+    @property
     def alive(self) -> bool:
         """Whether QEMU still runs, and its network with it."""
         return self._child.poll() is None and self._pump_failure is None

@@ -48,6 +48,8 @@ class MachineSpec:
     serial: str = "serial.log"
     ports: tuple[PortForward, ...] = ()
     """Ports of this machine that lead to the guest."""
+    raw: bool = False
+    """Whether the disks are plain files and no descriptors: QEMU freezes no machine with a vmdk."""
 
 
 def qemu_argv(spec: MachineSpec) -> list[str]:
@@ -69,9 +71,7 @@ def qemu_argv(spec: MachineSpec) -> list[str]:
         *("-smp", str(spec.cpus)),
         *("-m", f"{spec.memory >> 20}M"),
         *("-object", json.dumps(ram)),
-        *("-kernel", spec.kernel),
-        *("-initrd", spec.initrd),
-        *("-append", spec.cmdline),
+        *_boot(spec),
         *("-chardev", f"file,id=serial,path={spec.serial}"),
         *("-serial", "chardev:serial"),
         *("-chardev", f"socket,id=qmp,fd={spec.qmp_fd}"),
@@ -82,9 +82,9 @@ def qemu_argv(spec: MachineSpec) -> list[str]:
         *("-netdev", _network(spec)),
         *("-device", f"virtio-net-device,netdev=net,mac={MAC}"),
         *_wires(spec.wires),
-        *("-blockdev", json.dumps(_disk("writable", spec.writable, read_only=False))),
+        *("-blockdev", json.dumps(_disk("writable", spec.writable, read_only=False, raw=spec.raw))),
         *("-device", "virtio-blk-device,drive=writable,werror=report,rerror=report"),
-        *("-blockdev", json.dumps(_disk("layers", spec.layers, read_only=True))),
+        *("-blockdev", json.dumps(_disk("layers", spec.layers, read_only=True, raw=spec.raw))),
         *("-device", "virtio-blk-device,drive=layers,werror=report,rerror=report"),
     ]
     return [*argv, "-incoming", "defer"] if spec.incoming else argv
@@ -101,6 +101,13 @@ def _wires(wires: tuple[int, int, int] | None) -> list[str]:
     return [*argv, "-object", "filter-redirector,id=entering,netdev=net,queue=tx,indev=back"]
 
 
+def _boot(spec: MachineSpec) -> list[str]:
+    """What the guest boots. A restored one has: QEMU would read a kernel into memory of its own for nothing."""
+    if spec.incoming:
+        return []
+    return ["-kernel", spec.kernel, "-initrd", spec.initrd, "-append", spec.cmdline]
+
+
 def _machine(spec: MachineSpec) -> str:
     # KVM has its own clock and may calibrate against the PIT; under TCG on a busy host that hangs.
     timers = "" if spec.accelerator is Accelerator.KVM else ",pit=off,pic=off"
@@ -112,11 +119,11 @@ def _network(spec: MachineSpec) -> str:
     return ",".join([*options, *(port.option for port in spec.ports)])
 
 
-def _disk(name: str, descriptor: str | None, *, read_only: bool) -> dict[str, object]:
+def _disk(name: str, descriptor: str | None, *, read_only: bool, raw: bool) -> dict[str, object]:
     if descriptor is None:
         return {"driver": "null-co", "node-name": name, "size": 1 << 20, "read-only": read_only}
     return {
-        "driver": "vmdk",
+        "driver": "raw" if raw else "vmdk",
         "node-name": name,
         "read-only": read_only,
         "cache": {"direct": False, "no-flush": True},

@@ -48,6 +48,15 @@ class Qmp:
             if "error" in message:
                 raise QmpError(f"{name}: {message['error'].get('desc', 'no reason given')}")
 
+    def skip(self, count: int, *, timeout: float) -> None:
+        """Read the answers to commands that were sent without waiting. Raises QmpError when one failed."""
+        deadline = time.monotonic() + timeout
+        while count:
+            message = self._message("a command", deadline)
+            if "error" in message:
+                raise QmpError(str(message["error"].get("desc", "no reason given")))
+            count -= "return" in message
+
     def _message(self, name: str, deadline: float) -> dict[str, Any]:
         while b"\n" not in self._buffer:
             self._watch()

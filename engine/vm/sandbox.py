@@ -17,11 +17,11 @@ from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, Silent
 from engine.vm.disks import Disks, make_disks, scratch_image
 from engine.vm.execution import Ending, Execution, Output, Result
 from engine.vm.forward import Forwarder
+from engine.vm.gates import gate_of
 from engine.vm.hypervisor import Attachments, Autopsy, Hypervisor, Machine, Template
 from engine.vm.kernel import LATE_MODULES
 from engine.vm.mounts import CacheMount, cache_disks, layer_disks, sockets_of
 from engine.vm.network.gate import Gate
-from engine.vm.network.packets import Protocol
 from engine.vm.protocol import PROTOCOL_VERSION, Op, ProtocolError, Values, command
 from engine.vm.qemu import QemuHypervisor
 from engine.vm.runfolder import run_folder, sweep
@@ -130,7 +130,7 @@ class MicroVmSandbox:
         stack: ExitStack,
     ) -> Result:
         folder = stack.enter_context(run_folder(self._runtime_dir))
-        gate = _gate(execution)
+        gate = gate_of(execution)
         disks = self._disks(folder, execution)
         with ExitStack() as machines:
             run = self._come_alive(execution, template, folder, disks, cancelled, machines, gate)
@@ -191,19 +191,6 @@ class MicroVmSandbox:
             code="vm-silent",
             hint="run: mbuild doctor",
         )
-
-
-def _gate(execution: Execution) -> Gate | None:
-    """Who judges what the guest sends; nobody where the network leads nowhere."""
-    if execution.network is NetworkMode.NONE:
-        return None
-    return Gate(
-        execution.egress,
-        execution.hosts,
-        loopback=execution.network is NetworkMode.HOST,
-        loopback_ports=execution.loopback_ports,
-        served=frozenset((Protocol.UDP if port.udp else Protocol.TCP, port.guest) for port in execution.ports),
-    )
 
 
 def _watcher(machine: Machine, cancelled: threading.Event) -> Callable[[], None]:

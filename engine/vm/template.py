@@ -254,6 +254,11 @@ def freeze(end: socket.socket, watch: Callable[[], None], state: Path) -> None:
     qmp.command("qmp_capabilities", timeout=10)
     capabilities = [{"capability": "x-ignore-shared", "state": True}]
     qmp.command("migrate-set-capabilities", timeout=10, capabilities=capabilities)
+    write_state(qmp, state)
+
+
+def write_state(qmp: Qmp, state: Path) -> None:
+    """The same for a machine whose QMP session is open and knows the capabilities. Raises QmpError, OSError."""
     with state.open("wb") as file:
         qmp.command("getfd", timeout=10, fd=file.fileno(), fdname="state")
         qmp.command("migrate", timeout=10, uri="fd:state")

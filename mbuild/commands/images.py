@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Sequence
 
+from cache.index import Kind
 from cache.names import NamedImage
 from cache.store import Store
 from engine.images.reference import Reference
@@ -25,15 +26,25 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     options = parser.parse_args(arguments)
     with open_store(options.cache_dir) as store:
         images = [(image, _size(store, image)) for image in store.names.all()]
+        machines = {image.digest for image, _ in images if _has_machine(store, image)}
     if options.format == "json":
-        rows = [{"name": i.name, "digest": i.digest, "size": total, "kept": i.kept} for i, total in images]
+        rows = [
+            {"name": i.name, "digest": i.digest, "size": total, "kept": i.kept, "machine": i.digest in machines}
+            for i, total in images
+        ]
         print(json.dumps(rows, indent=2))
         return 0
     width = max((len(_name(image)) for image, _ in images), default=0)
     for image, total in images:
         shown = "gone" if total is None else size(total)
-        print(f"{_name(image):<{width}}  {image.digest[:19]}  {shown:>8}  {label(image.kept)}".rstrip())
+        mark = "machine" if image.digest in machines else ""
+        print(f"{_name(image):<{width}}  {image.digest[:19]}  {shown:>8}  {label(image.kept):<20}  {mark}".rstrip())
     return 0
+
+
+def _has_machine(store: Store, image: NamedImage) -> bool:
+    """Whether mbuild run restores a machine for that name."""
+    return isinstance(store.index.get(Kind.MACHINE, image.digest), str)
 
 
 def _name(image: NamedImage) -> str:

@@ -10,6 +10,7 @@ from engine.describe import Described, describe_remote, describe_stored
 from engine.events import ignore
 from engine.images.reference import Reference
 from mbuild.arguments import Parser, add_format_option, add_store_option
+from mbuild.machines import machine_alone
 from mbuild.progress.text import label
 from mbuild.progress.units import size
 from mbuild.session import open_images
@@ -27,10 +28,16 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     add_format_option(parser)
     add_platform_option(parser, "which of several images to describe (default: the one for this machine)")
     parser.add_argument("--remote", action="store_true", help="ask the registry, whatever the store has")
-    parser.add_argument("name", metavar="NAME", help="the image's name")
+    parser.add_argument("--machine", action="store_true", help="describe the machine that was made of the image")
+    parser.add_argument("name", metavar="NAME", help="the image's name, or a machine's folder")
     options = parser.parse_args(arguments)
-    reference, platform = Reference.parse(options.name), platform_of(options)
+    platform = platform_of(options)
     with open_images(options.cache_dir, ignore, cancelled) as (store, source):
+        machine = None if options.remote else machine_alone(store, options.name, wanted=options.machine)
+        if machine is not None:
+            print(json.dumps(json.loads(machine.manifest.to_json()), indent=2))
+            return 0
+        reference = Reference.parse(options.name)
         if options.remote or store.names.get(str(reference)) is None:
             found = describe_remote(source.registry(), reference, platform)
         else:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from engine.images.reference import Reference
 from engine.imagestore import pull
+from machinefile.errors import UntrustedDataError
 from machinefile.platform import native
 from mbuild.arguments import Parser, add_store_option
 from mbuild.progress import create
@@ -17,7 +18,7 @@ from mbuild.transfers import add_platform_option, add_progress_options, platform
 
 def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     """Pull an image with all its layers."""
-    parser = Parser(prog="mbuild pull", description="Pull an image from its registry into the store.")
+    parser = Parser(prog="mbuild pull", description="Pull an image, or a machine, from its registry into the store.")
     add_store_option(parser)
     add_progress_options(parser)
     add_platform_option(parser, "which of several images to pull (default: the one for this machine)")
@@ -28,7 +29,14 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         create(progress_mode(options), sys.stderr) as display,
         open_images(options.cache_dir, display, cancelled) as (store, source),
     ):
-        image = pull(store, source, reference, platform, display, cancelled)
+        try:
+            image = pull(store, source, reference, platform, display, cancelled)
+        except UntrustedDataError as error:
+            if error.code != "not-an-image":
+                raise
+            from engine.machines.transfer import pull_machine
+
+            image = pull_machine(store, source.registry(), reference, display, cancelled)
     if options.quiet or not sys.stdout.isatty():
         print(image.digest)
     return 0

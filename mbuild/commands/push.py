@@ -11,6 +11,7 @@ from engine.images.push import Pushed
 from engine.images.reference import Reference
 from engine.imagestore import find, push
 from mbuild.arguments import Parser, add_store_option
+from mbuild.machines import machine_alone
 from mbuild.progress import create
 from mbuild.session import open_images
 from mbuild.transfers import add_progress_options, progress_mode
@@ -21,7 +22,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     parser = Parser(prog="mbuild push", description="Push an image of the store into a registry.")
     add_store_option(parser)
     add_progress_options(parser)
-    parser.add_argument("name", metavar="NAME", help="the name it has in the store")
+    parser.add_argument("--machine", action="store_true", help="push the machine that was made of the image")
+    parser.add_argument("name", metavar="NAME", help="the name it has in the store, or a machine's folder")
     parser.add_argument(
         "destination", nargs="?", default="", metavar="DEST", help="the name to push it as (default: NAME)"
     )
@@ -31,8 +33,14 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         create(progress_mode(options), sys.stderr) as display,
         open_images(options.cache_dir, display, cancelled) as (store, source),
     ):
-        image = find(store, options.name)
-        done = push(store, source.registry(), image.digest, destination, display, cancelled)
+        machine = machine_alone(store, options.name, wanted=options.machine)
+        if machine is not None:
+            from engine.machines.transfer import push_machine
+
+            done = push_machine(store, source.registry(), machine, destination, display, cancelled)
+        else:
+            image = find(store, options.name)
+            done = push(store, source.registry(), image.digest, destination, display, cancelled)
         display(Note(f"pushed {destination.short}: {_counted(done)}"))
     if options.quiet or not sys.stdout.isatty():
         print(done.digest)

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from engine.events import Event, Note
 from engine.runner import RunRequest, find_image, run_image
+from engine.vm.execution import Execution, Sandbox
 from engine.vm.portforward import PortForward
 from machinefile.errors import UsageError
 from machinefile.imageconfig import Pairs
 from machinefile.sizes import parse_size
 from machinefile.steps import MachineShape, NetworkMode
 from mbuild.arguments import Parser, add_store_option
+from mbuild.machines import find_machine, run_machine
 from mbuild.session import make_sandbox, open_driver
 from mbuild.terminal import make_session, pass_on
 
@@ -40,9 +42,37 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         session=make_session(interactive=options.interactive, terminal=options.tty, cancelled=cancelled),
     )
     with open_driver(options.cache_dir, _tell, cancelled) as driver:
-        image = find_image(driver.store, options.image)
         sandbox = make_sandbox(driver.store, _tell)
+        machine = find_machine(driver.store, options.image)
+        if machine is not None:
+            return run_machine(
+                machine,
+                options.image,
+                request,
+                driver.store,
+                pass_on,
+                _tell,
+                cancelled,
+                lambda execution: _run_cold(sandbox, execution, cancelled),
+                cold=_why_cold(options),
+            )
+        image = find_image(driver.store, options.image)
         return run_image(image, request, driver.store, driver.source, sandbox, pass_on, cancelled)
+
+
+def _run_cold(sandbox: Sandbox, execution: Execution, cancelled: threading.Event) -> int:
+    with sandbox.execute(execution, pass_on, cancelled) as result:
+        return result.code
+
+
+_COLD = ("cold", "interactive", "tty", "env", "env_file", "user", "workdir", "entrypoint", "memory", "cpus", "disk")
+"""The options that a machine which already runs cannot follow."""
+
+
+def _why_cold(options: argparse.Namespace) -> str:
+    given = [name for name in _COLD if getattr(options, name)]
+    given += ["network"] if options.network != "default" else []
+    return ", ".join(f"--{name.replace('_', '-')}" for name in given)
 
 
 def _parser() -> Parser:
@@ -56,14 +86,15 @@ def _parser() -> Parser:
     add("-u", "--user", default=None, metavar="USER[:GROUP]", help="who runs it, by name or number")
     add("-w", "--workdir", default=None, metavar="DIR", help="where it starts")
     add("--entrypoint", default=None, metavar="PROGRAM", help="in place of ENTRYPOINT and CMD; empty for neither")
-    add("--hostname", default="mbuild", metavar="NAME", help="what the machine is called (default: mbuild)")
+    add("--hostname", default="", metavar="NAME", help="its name (default: mbuild; of a restored machine a random one)")
+    add("--cold", action="store_true", help="start the image, though there is a machine to restore")
     add("--memory", default="", metavar="SIZE", help="the machine's memory (default: 2G)")
     add("--cpus", default="", metavar="N", help="its processors (default: 2)")
     add("--disk", default="", metavar="SIZE", help="what it may write (default: 20G)")
     add("--rm", action="store_true", help="accepted: nothing is ever left of it")
     add("-p", "--publish", action="append", default=[], metavar="[IP:]HOST:GUEST[/udp]", help="a port that leads in")
     add("--network", choices=("default", "none"), default="default", help="the network (default: default)")
-    add("image", metavar="NAME", help="the name it was built with")
+    add("image", metavar="NAME", help="the name it was built with, or a machine's folder")
     add("command", nargs=argparse.REMAINDER, metavar="CMD", help="what to run in place of its CMD")
     return parser
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
+import time
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +66,32 @@ def test_a_python_program_runs_as_a_user_of_its_own(mbuild: Mbuild, debian: str)
     ran = mbuild.ok("run", "python-app", "make", "image", "make", "machine")
     assert "make" in ran.stdout
     assert "2" in ran.stdout
+
+
+def test_a_web_server_answers_from_its_snapshot(mbuild: Mbuild, debian: str) -> None:
+    mbuild.build("--build-arg", f"BASE={debian}", "-t", "web", EXAMPLES / "web")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    argv = mbuild.argv("run", "-p", f"{port}:80", "web")
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(argv, env=mbuild.environ(), cwd=mbuild.folder, **streams)
+    try:
+        deadline = time.monotonic() + 60
+        page = ""
+        while not page:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
+                    page = answer.read().decode()
+            except OSError:
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        assert "restored since" in page
+    finally:
+        process.kill()
+        said = process.communicate(timeout=30)
+    assert said == (b"", b""), "it was started before: a restored server says nothing"
 
 
 def test_an_image_of_ours_can_be_the_base_of_the_next(mbuild: Mbuild, debian: str, registry: object) -> None:

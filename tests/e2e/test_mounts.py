@@ -187,7 +187,11 @@ def _places(mbuild: Mbuild) -> list[Path]:
 
 
 def _holds(path: Path) -> bool:
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:  # its machine has ended meanwhile
+        return False
+    with file:
         tail, at = b"", 0
         while True:
             try:  # disks are mostly holes

@@ -65,6 +65,12 @@ enum operation {
     OP_OWN = 28,       /* root, path, mode, uid, gid; the highest number leaves one as it is */
     OP_COPY_TREE = 29, /* source, target -> entries copied: what is missing or older there */
     OP_RELEASE = 30,   /* mount point, device: unmounted, and all of it on the device when this is answered */
+    /* machines.c, spawn.c: what machines are frozen and restored with */
+    OP_SET_MAC = 45,   /* interface, six bytes */
+    OP_HOLD = 46,      /* every process but the agent and the kernel's stands still, without noticing */
+    OP_RESUME = 47,    /* and goes on */
+    OP_CONNECT = 48,   /* TCP port of 127.0.0.1 -> 0 if somebody accepts there, or an errno */
+    OP_JOIN = 49,      /* tag of a SPAWN: the next SPAWN runs in the namespaces and the root of its process */
     OP_ANSWER = 100,   /* errno, ... */
     OP_OUTPUT = 101,   /* stream 1 or 2, bytes */
     OP_EXIT = 102,     /* wait status */
@@ -108,6 +114,7 @@ int op_spawn(uint32_t tag, struct args *args);
 int op_signal(struct args *args);
 int op_input(struct args *args);
 int op_resize(struct args *args);
+int op_join(struct args *args);
 /* The descriptors to wait for: four a process. */
 int processes_poll(struct pollfd *into);
 void processes_serve(void);
@@ -123,6 +130,11 @@ int op_taken(struct args *args);
 int op_close(struct args *args);
 int streams_poll(struct pollfd *into);
 void streams_serve(void);
+/* machines.c */
+int op_set_mac(struct args *args);
+int op_hold(void);
+int op_resume(void);
+int op_connect(struct args *args);
 
 /* changes.c */
 int write_changes(const char *upper, const char *below, const char *device, uint64_t *length, uint64_t *records);

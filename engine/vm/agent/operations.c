@@ -510,6 +510,11 @@ int run_operation(uint16_t operation, uint32_t tag, struct args *args) {
     case OP_OWN: return op_own(args);
     case OP_COPY_TREE: return op_copy_tree(args);
     case OP_RELEASE: return op_release(args);
+    case OP_SET_MAC: return op_set_mac(args);
+    case OP_HOLD: return op_hold();
+    case OP_RESUME: return op_resume();
+    case OP_CONNECT: return op_connect(args);
+    case OP_JOIN: return op_join(args);
     }
     return ENOSYS;
 }

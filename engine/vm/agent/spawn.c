@@ -44,6 +44,7 @@ struct process {
 };
 static struct process processes[PROCESS_LIMIT];
 static int process_count;
+static int joined = -1; /* a pidfd: the next process runs where that one does */
 
 /* How the next process reads; see OP_ATTACH. */
 static struct {
@@ -174,6 +175,8 @@ static const char *become(const struct order *order) {
     if (fd < 0 || write(fd, "0", 1) != 1)
         return "oom_score_adj";
     close(fd);
+    if (joined >= 0 && setns(joined, CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWNET))
+        return "namespaces";
     if (*order->root) {
         /* As switch_root does it: what lies under the moved mount cannot be reached again. */
         if (chdir(order->root) || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/"))
@@ -268,10 +271,20 @@ static int start(const struct order *order, struct ends *ends, struct process *p
     int report[2];
     if (pipe2(report, O_CLOEXEC))
         return errno;
-    long pid = syscall(SYS_clone, (long)order->namespaces | SIGCHLD, 0, 0, 0, 0);
+    /* a PID namespace is that of children: ours stays what it is, and is asked for again afterwards */
+    long pid = -1;
+    if (joined < 0 || !setns(joined, CLONE_NEWPID))
+        pid = syscall(SYS_clone, (long)order->namespaces | SIGCHLD, 0, 0, 0, 0);
     if (pid == 0)
         child(order, ends->theirs[0], ends->theirs[1], ends->theirs[2], report[1]);
     int error = pid < 0 ? errno : 0;
+    if (joined >= 0) {
+        int own = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+        if (own < 0 || setns(own, CLONE_NEWPID))
+            die("the agent's own namespace");
+        close(own);
+        joined = -1;
+    }
     close(report[1]);
     ssize_t n = 0;
     while (!error && (n = read(report[0], failure, sizeof failure - 1)) < 0 && errno == EINTR)
@@ -444,6 +457,16 @@ int op_resize(struct args *args) {
     if (!process || process->slave < 0)
         return ESRCH;
     return ioctl(process->output[0], TIOCSWINSZ, &size) ? errno : 0;
+}
+
+int op_join(struct args *args) {
+    uint32_t tag = (uint32_t)arg_number(args);
+    for (int i = 0; i < process_count && !args->bad; i++)
+        if (processes[i].tag == tag) {
+            joined = processes[i].pidfd;
+            return 0;
+        }
+    return args->bad ? EPROTO : ESRCH;
 }
 
 int processes_poll(struct pollfd *into) {

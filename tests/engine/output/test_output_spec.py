@@ -117,10 +117,10 @@ def test_a_mistake_is_named_and_mended(text: str, part: str) -> None:
     assert part in caught.value.message + " " + caught.value.hint
 
 
-def test_a_machine_is_refused_until_there_is_one() -> None:
-    with pytest.raises(UsageError) as caught:
-        parse_output("type=machine,dest=x")
-    assert caught.value.code == "output-unsupported"
+def test_a_machine_goes_into_a_folder() -> None:
+    assert parse_output("type=machine,dest=x") == OutputSpec(OutputType.MACHINE, Path("x"))
+    with pytest.raises(UsageError, match="needs a folder"):
+        parse_output("type=machine")
 
 
 @given(

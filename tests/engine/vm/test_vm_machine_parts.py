@@ -9,6 +9,7 @@ import lzma
 import os
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,6 @@ ARGV = """
 -smp 2
 -m 1024M
 -object {"qom-type": "memory-backend-file", "id": "ram", "size": 1073741824, "mem-path": "/store, mine/ram", "share": false}
--kernel /k
--initrd /i
--append quiet
 -chardev file,id=serial,path=serial.log
 -serial chardev:serial
 -chardev socket,id=qmp,fd=5
@@ -75,6 +73,8 @@ def test_a_booting_machine_has_the_same_devices_with_nothing_in_them() -> None:
     disks_of = [json.loads(word) for word in booting if '"node-name"' in word]
     assert [(disk["driver"], disk["read-only"]) for disk in disks_of] == [("null-co", False), ("null-co", True)]
     assert "-incoming" not in booting
+    assert booting[booting.index("-kernel") + 1] == "/k"
+    assert "-kernel" not in restored, "it has booted"
 
 
 def test_under_kvm_the_guest_keeps_its_timers_and_the_hosts_processor() -> None:
@@ -202,6 +202,12 @@ def test_the_scratch_disk_is_made_once_and_is_small(tmp_path: Path) -> None:
     assert first.stat().st_size == 1 << 30
     assert first.stat().st_blocks * 512 < 4 << 20
     assert [path.name for path in tmp_path.iterdir()] == [first.name]
+
+
+def test_steps_side_by_side_may_make_the_scratch_disk_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(lambda _: scratch_image(tmp_path, 64 << 20), range(4)))
+    assert [path.name for path in tmp_path.iterdir()] == [made[0].name]
 
 
 def test_a_sparse_copy_is_the_same_and_stays_sparse(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Machines: an image whose program runs already, kept, run again, and moved."""

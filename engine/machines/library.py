@@ -1,0 +1,193 @@
+"""The machines that the store keeps, and those in folders elsewhere.
+
+STORE/machines/KEY/         machine.json and its parts; finished, never changed
+               KEY.new/     being made; left behind only by a death, and then made anew
+               checked/     which folders elsewhere have been read through, and what they were then
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.files import write_atomically
+from cache.index import Kind
+from cache.store import Store
+from engine.machines.manifest import MAX_BYTES, MachineManifest, parse_machine
+from engine.machines.sparse import digest_of_runs
+from engine.vm.frozen import Frozen, clone
+from machinefile.errors import HostError, UntrustedDataError, UsageError
+
+MANIFEST = "machine.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine in a folder."""
+
+    folder: Path
+    manifest: MachineManifest
+
+    @property
+    def frozen(self) -> Frozen:
+        """As the hypervisor takes it."""
+        return self.manifest.frozen(self.folder)
+
+
+def read_machine(folder: Path) -> Machine:
+    """The machine in a folder; its parts are not looked into, but must be there.
+
+    Raises UsageError (`machine-unknown`), UntrustedDataError (`machine-invalid`, `machine-version`,
+    `machine-corrupt`).
+    """
+    try:
+        with (folder / MANIFEST).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} holds no machine: {MANIFEST} cannot be read ({error.strerror})",
+            code="machine-unknown",
+            hint="write one with mbuild -o type=machine,dest=DIR",
+        ) from error
+    machine = Machine(folder, parse_machine(data, str(folder / MANIFEST)))
+    for part in machine.manifest.parts:
+        path = folder / part.name
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != part.size:
+            raise _damaged(path, "is missing or has another length")
+    return machine
+
+
+class Library:
+    """The machines of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._folder = store.root / "machines"
+
+    def path(self, key: str) -> Path:
+        """Where the machine of that key is, or would be."""
+        return self._folder / key
+
+    def get(self, key: str) -> Machine | None:
+        """The machine of that key; one that is damaged counts as missing."""
+        try:
+            return read_machine(self.path(key))
+        except (UsageError, UntrustedDataError):
+            return None
+
+    def of(self, digest: str) -> Machine | None:
+        """The machine last made of the image with that manifest, or pulled as the artifact with that one."""
+        key = self._store.index.get(Kind.MACHINE, digest)
+        return self.get(key) if isinstance(key, str) and key.isalnum() else None
+
+    def remember(self, digest: str, key: str) -> None:
+        """`of` gives the machine of that key from now on."""
+        self._store.index.put(Kind.MACHINE, digest, key)
+
+    def drop(self, digest: str) -> None:
+        """Remove the machine of an image or artifact, unless it is another one's too."""
+        key = self._store.index.get(Kind.MACHINE, digest)
+        self._store.index.drop(Kind.MACHINE, digest)
+        others = {self._store.index.get(Kind.MACHINE, other) for other in self._store.index.keys(Kind.MACHINE)}
+        if isinstance(key, str) and key.isalnum() and key not in others:
+            shutil.rmtree(self.path(key), ignore_errors=True)
+
+    @contextmanager
+    def making(self, key: str) -> Iterator[Path]:
+        """An empty folder that becomes the machine of that key when the context is left without an exception.
+
+        To be entered under the lock of the key.
+        """
+        new = self._store.folder()
+        try:
+            yield new
+            self._folder.mkdir(exist_ok=True)
+            shutil.rmtree(self.path(key), ignore_errors=True)
+            new.rename(self.path(key))
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+    def open(self, folder: Path) -> Machine:
+        """A machine in a folder elsewhere. Its parts are read and compared with their digests the first time, and
+        again when one has changed since.
+
+        Raises as `read_machine`, and UntrustedDataError (`machine-corrupt`).
+        """
+        machine = read_machine(folder)
+        seen = json.dumps([[part.digest, *_stamp(folder / part.name)] for part in machine.manifest.parts])
+        note = self._folder / "checked" / hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()
+        if not note.is_file() or note.read_text() != seen:
+            check(machine)
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(note, seen.encode(), self._store.temporary)
+        return machine
+
+
+def check(machine: Machine) -> None:
+    """Compare every part with its digest. Raises UntrustedDataError (`machine-corrupt`)."""
+    for part in machine.manifest.parts:
+        path = machine.folder / part.name
+        if digest_of_runs(path) != part.digest:
+            raise _damaged(path, "is not what its digest says")
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _damaged(path: Path, why: str) -> UntrustedDataError:
+    return UntrustedDataError(
+        f"{path} {why}", code="machine-corrupt", hint="the machine is damaged: make it or copy it again"
+    )
+
+
+def check_destination(destination: Path) -> None:
+    """Refuse to write a machine over anything but a machine, or into an empty folder.
+
+    Raises UsageError (`output-in-the-way`).
+    """
+    if not destination.exists() or (destination / MANIFEST).is_file():
+        return
+    if destination.is_dir() and not any(destination.iterdir()):
+        return
+    raise UsageError(
+        f"{destination} is there and holds no machine",
+        code="output-in-the-way",
+        hint="name another dest, or remove it",
+    )
+
+
+def write_out(machine: Machine, destination: Path) -> None:
+    """Copy a machine to a folder, whole or not at all; an older machine there is replaced.
+
+    Raises UsageError (`output-in-the-way`), HostError (`machine-unwritable`).
+    """
+    check_destination(destination)
+    final = destination.resolve()
+    new = final.with_name(f".{final.name[:200]}.{secrets.token_hex(6)}.tmp")
+    old = final.with_name(f"{new.name}.old")
+    try:
+        new.mkdir(parents=True)
+        for part in machine.manifest.parts:
+            clone(machine.folder / part.name, new / part.name)
+        (new / MANIFEST).write_bytes(machine.manifest.to_json())
+        if final.exists():
+            final.rename(old)
+        new.rename(final)
+    except OSError as error:
+        raise HostError(
+            f"the machine cannot be written to {destination}: {error.strerror}",
+            code="machine-unwritable",
+            hint="free space there, or choose another folder",
+        ) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
