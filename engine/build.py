@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
@@ -14,6 +13,7 @@ from cache.store import Store
 from engine.bases import Bases
 from engine.context import ContextFiles
 from engine.events import Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
+from engine.labels import labels_of
 from engine.layerstore import LayerStore
 from engine.plan import Plan, PlannedStep, content_identity, located
 from engine.records import record_of
@@ -60,37 +60,40 @@ class Build:
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
 
-    def run(self) -> StepResult:
-        """Bring every missing result into the store and give the target's.
+    def run(self) -> tuple[StepResult, ...]:
+        """Bring every missing result into the store and give the target's, one a platform.
 
         Raises StepError, HostError, TransferError, or InterruptedBuildError soon after `cancelled` is set.
         """
         to_run = self._plan.to_run()
         missing = {planned.step.id for planned in to_run}
         shown = [planned for planned in self._plan.steps if not isinstance(planned.step.operation, Metadata)]
-        self._labels = _labels(shown)
+        self._labels = labels_of(self._plan, shown)
         self._tell(Planned(tuple(self._labels.items())))
-        needed = {self._plan.root_of(step_id) for step_id in (*self._sources(to_run), self._plan.graph.result)}
+        read = {self._plan.root_of(step_id) for step_id in self._sources(to_run)}
+        needed = read.union(self._plan.root_of(step_id) for step_id in self._plan.results)
         for planned in shown:
             if planned.step.id in needed and not planned.hit:
-                self._pull(planned)
+                self._pull(planned, read=planned.step.id in read)
             elif planned.step.id not in missing:
                 self._tell(StepEnded(planned.step.id, self._labels[planned.step.id], Outcome.CACHED))
         for planned in to_run:
             self._results[planned.step.id] = self._bring(planned)
-        return self._results[self._plan.graph.result]
+        return tuple(self._results[step_id] for step_id in self._plan.results)
 
     def _sources(self, to_run: Sequence[PlannedStep]) -> Iterator[str]:
         """The steps whose files the steps to run read."""
         for planned in to_run:
             yield from (needed for needed in (planned.step.parent, *planned.step.inputs) if needed is not None)
 
-    def _pull(self, planned: PlannedStep) -> None:
+    def _pull(self, planned: PlannedStep, *, read: bool) -> None:
+        """Bring a base; if steps are going to read it, with what they need for that."""
         step, name = planned.step, self._labels[planned.step.id]
         self._tell(StepStarted(step.id, name))
         begun = time.monotonic()
         try:
-            self._bases.pull_all(self._plan.bases[step.id])
+            bring = self._layers.bring if read else self._bases.pull_all
+            bring(self._plan.bases[step.id])
         except MbuildError as error:
             self._fail(step, begun, error)
         self._tell(StepEnded(step.id, name, Outcome.DONE, time.monotonic() - begun))
@@ -186,16 +189,4 @@ class Build:
         def identity(step_id: str) -> str:
             return content_identity(self.layers_of(step_id))
 
-        return record_of(planned.step, self._plan.graph.platform, identity, self._contexts).key()
-
-
-def _labels(shown: Sequence[PlannedStep]) -> dict[str, str]:
-    """How steps are shown: `[stage 2/4] RUN make`, counted within the stage."""
-    sizes = Counter(planned.step.stage for planned in shown)
-    seen: Counter[str] = Counter()
-    labels = {}
-    for planned in shown:
-        stage = planned.step.stage
-        seen[stage] += 1
-        labels[planned.step.id] = f"[{stage} {seen[stage]}/{sizes[stage]}] {planned.step.instruction}"
-    return labels
+        return record_of(planned.step, planned.platform, identity, self._contexts).key()

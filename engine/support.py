@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+from engine.platforms import runs_here, step_platforms
 from machinefile.errors import MachinefileError, Problem
-from machinefile.platform import native
+from machinefile.platform import Platform, native
 from machinefile.steps import BuildGraph, NetworkMode, Run, Step
 
 
-def check_supported(graph: BuildGraph) -> None:
-    """Raises MachinefileError with everything in the graph that cannot be done."""
-    runs = ((step, step.operation) for step in graph.steps if isinstance(step.operation, Run))
-    problems = [problem for step, run in runs for problem in _run_problems(step, run, graph)]
-    if graph.snapshot is not None:
-        problems.append(_unsupported("SNAPSHOT", "machines cannot be made yet", graph.steps[-1]))
+def check_supported(graphs: Sequence[BuildGraph]) -> None:
+    """Raises MachinefileError with everything in the graphs, one a platform, that cannot be done."""
+    problems: list[Problem] = []
+    for graph in graphs:
+        problems += (problem for problem in _problems(graph) if problem not in problems)
     if problems:
         raise MachinefileError(problems)
 
 
-def _run_problems(step: Step, run: Run, graph: BuildGraph) -> list[Problem]:
-    found = [
-        _unsupported(f"RUN --mount=type={mount.type.value}", "mounts cannot be made yet", step) for mount in run.mounts
-    ]
+def _problems(graph: BuildGraph) -> Iterator[Problem]:
+    platforms = step_platforms(graph)
+    for step in graph.steps:
+        if isinstance(step.operation, Run):
+            yield from _run_problems(step, step.operation, platforms[step.id])
+    if graph.snapshot is not None:
+        yield _unsupported("SNAPSHOT", "machines cannot be made yet", graph.steps[-1])
+
+
+def _run_problems(step: Step, run: Run, platform: Platform) -> Iterator[Problem]:
+    for mount in run.mounts:
+        yield _unsupported(f"RUN --mount=type={mount.type.value}", "mounts cannot be made yet", step)
     if run.network is NetworkMode.HOST:
-        found.append(
-            Problem(
-                "RUN --network=host is refused: a step never shares the host's network",
-                "network-host-refused",
-                step.span,
-                "leave it out for a network of its own with the outside reachable, or use --network=none",
-            )
+        yield Problem(
+            "RUN --network=host is refused: a step never shares the host's network",
+            "network-host-refused",
+            step.span,
+            "leave it out for a network of its own with the outside reachable, or use --network=none",
         )
-    if graph.platform.architecture != native().architecture:
-        found.append(
-            _unsupported("RUN", f"a step for {graph.platform} cannot run on this machine, which is {native()}", step)
-        )
-    return found
+    if not runs_here(platform):
+        yield _foreign(step, platform)
+
+
+def _foreign(step: Step, platform: Platform) -> Problem:
+    return Problem(
+        f"{step.id} ({_short(step.instruction)}) is to run on {platform}, and this machine is {native()}: that takes "
+        f"a guest kernel for {platform.architecture} and an emulator, which mbuild does not have yet",
+        "run-foreign",
+        step.span,
+        "begin the stage with FROM --platform=$BUILDPLATFORM to run it as this machine is, and COPY --from=STAGE what "
+        "it makes",
+    )
+
+
+def _short(instruction: str) -> str:
+    return instruction if len(instruction) <= 60 else instruction[:59] + "…"
 
 
 def _unsupported(what: str, why: str, step: Step) -> Problem:

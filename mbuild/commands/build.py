@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.driver import BuildReport
 from machinefile.errors import HostError
-from mbuild.arguments import Parser, add_build_options
+from mbuild.arguments import Parser, add_build_options, registry_flags
 from mbuild.progress import ProgressMode, create
 from mbuild.request import read_request
 from mbuild.session import open_driver
@@ -46,8 +46,9 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         "--annotation",
         action="append",
         default=[],
-        metavar="NAME=VALUE",
-        help="put an annotation on the image's manifest",
+        metavar="[PLACE:]NAME=VALUE",
+        help="put an annotation on the image's manifest; PLACE: index, manifest, manifest-descriptor, "
+        "manifest[linux/arm64]",
     )
     parser.add_argument(
         "--check", action="store_true", help="check the Machinefile, as mbuild lint does; build nothing"
@@ -59,7 +60,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         return lint_request(options, "text", cancelled)
     request = read_request(options)
     mode = ProgressMode.QUIET if options.quiet else ProgressMode(options.progress)
-    with create(mode, sys.stderr) as display, open_driver(options.cache_dir, display, cancelled) as driver:
+    flags = registry_flags(options)
+    with create(mode, sys.stderr) as display, open_driver(options.cache_dir, display, cancelled, flags) as driver:
         report = driver.build(request)
     if options.iidfile:
         _write(options.iidfile, report.digest)
@@ -74,7 +76,11 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
 def _metadata(report: BuildReport) -> dict[str, object]:
     return {
         "image.digest": report.digest,
-        "image.config.digest": report.config_digest,
+        "image.config.digest": report.config_digest or None,
+        "image.platforms": {
+            str(image.platform): {"image.digest": image.digest, "image.config.digest": image.config_digest}
+            for image in report.images
+        },
         "steps": {"hit": report.hit, "run": report.run, "total": report.total},
         "vm.restores": report.restores,
         "duration_s": round(report.seconds, 3),

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from engine.describe import Described, describe_remote, describe_stored
 from engine.events import ignore
 from engine.images.reference import Reference
-from mbuild.arguments import Parser, add_format_option, add_store_option
+from mbuild.arguments import Parser, add_format_option, add_registry_options, add_store_option, registry_flags
 from mbuild.progress.text import label
 from mbuild.progress.units import size
 from mbuild.session import open_images
@@ -24,13 +24,14 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         "Looks into the store, and into the image's registry where the store does not have it.",
     )
     add_store_option(parser)
+    add_registry_options(parser)
     add_format_option(parser)
     add_platform_option(parser, "which of several images to describe (default: the one for this machine)")
     parser.add_argument("--remote", action="store_true", help="ask the registry, whatever the store has")
     parser.add_argument("name", metavar="NAME", help="the image's name")
     options = parser.parse_args(arguments)
     reference, platform = Reference.parse(options.name), platform_of(options)
-    with open_images(options.cache_dir, ignore, cancelled) as (store, source):
+    with open_images(options.cache_dir, ignore, cancelled, registry_flags(options)) as (store, source):
         if options.remote or store.names.get(str(reference)) is None:
             found = describe_remote(source.registry(), reference, platform)
         else:
