@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cache.files import publish, store_errors
+from cache.growing import GrowingBlob
 from machinefile.errors import StoreError, UntrustedDataError
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -25,8 +26,9 @@ def digest_of(content: bytes) -> str:
 class BlobWriter:
     """A blob being written; see BlobStore.writer."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, growing: GrowingBlob | None = None) -> None:
         self._file = file
+        self._growing = growing
         self._hash = hashlib.sha256()
         self.size = 0
 
@@ -35,10 +37,15 @@ class BlobWriter:
         self._hash.update(data)
         self._file.write(data)
         self.size += len(data)
+        if self._growing is not None:
+            self._file.flush()
+            self._growing.tell(self.size)
         return len(data)
 
     def restart(self) -> None:
         """Forget what was written: the sender begins again."""
+        if self._growing is not None:
+            raise ValueError("a blob that is read meanwhile cannot begin again")
         self._file.seek(0)
         self._file.truncate()
         self._hash = hashlib.sha256()
@@ -79,8 +86,9 @@ class BlobStore:
         return size is None or found == size
 
     @contextmanager
-    def writer(self, expected: str = "") -> Iterator[BlobWriter]:
-        """Write a blob: it gets its name when the context is left without an exception.
+    def writer(self, expected: str = "", growing: GrowingBlob | None = None) -> Iterator[BlobWriter]:
+        """Write a blob: it gets its name when the context is left without an exception. `growing` is told how far it
+        is, and of its end as soon as the digest is known to be right.
 
         Raises UntrustedDataError (`digest-mismatch`) when `expected` is given and the bytes have another digest.
         """
@@ -91,7 +99,9 @@ class BlobStore:
             temporary = Path(name)
             try:
                 with os.fdopen(descriptor, "w+b") as file:
-                    writer = BlobWriter(file)
+                    writer = BlobWriter(file, growing)
+                    if growing is not None:
+                        growing.begin(file.fileno())
                     yield writer
                     if expected and writer.digest != expected:
                         raise UntrustedDataError(
@@ -99,6 +109,8 @@ class BlobStore:
                             code="digest-mismatch",
                             hint="it was changed or cut on its way; try again, or ask who serves it",
                         )
+                    if growing is not None:
+                        growing.end(whole=True)
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.chmod(0o644)

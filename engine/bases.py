@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
+from typing import BinaryIO
 
+from cache.growing import BlobFollower, GrowingBlob
 from cache.results import Layer
 from cache.store import Store
 from engine.events import Note, Observer
@@ -18,7 +21,7 @@ from engine.images.image import ResolvedImage
 from engine.images.reference import Reference, parse_reference
 from engine.images.source import ImageSource
 from engine.origins import remember
-from engine.parallel import in_parallel
+from engine.parallel import Background, in_parallel
 from machinefile.errors import InterruptedBuildError, MbuildError, StoreError
 from machinefile.steps import SCRATCH, BaseImage, BaseReference
 
@@ -29,6 +32,12 @@ _OCI_TYPES = {
     "application/vnd.docker.image.rootfs.diff.tar.gzip": mediatype.OCI_LAYER_GZIP,
     "application/vnd.docker.image.rootfs.diff.tar": mediatype.OCI_LAYER,
     "application/vnd.docker.image.rootfs.diff.tar.zstd": mediatype.OCI_LAYER_ZSTD,
+    # Foreign layers are in our store like any other once they are pulled, and no URL goes with them.
+    "application/vnd.docker.image.rootfs.foreign.diff.tar": mediatype.OCI_LAYER,
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": mediatype.OCI_LAYER_GZIP,
+    "application/vnd.oci.image.layer.nondistributable.v1.tar": mediatype.OCI_LAYER,
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": mediatype.OCI_LAYER_GZIP,
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": mediatype.OCI_LAYER_ZSTD,
 }
 """An OCI manifest lists layers by OCI's types; the bytes are the same."""
 
@@ -77,6 +86,7 @@ class Bases:
         self._found: dict[BaseReference, Base] = {}
         self._failed: dict[BaseReference, MbuildError] = {}
         self._blobs: dict[str, tuple[ResolvedImage, Descriptor]] = {}
+        self._arriving: dict[str, GrowingBlob] = {}
 
     def lookup(self, reference: BaseReference) -> BaseImage:
         """What resolving a Machinefile asks: which image a name stands for now. Reads no layers.
@@ -106,7 +116,7 @@ class Bases:
         Raises TransferError, UntrustedDataError, StoreError.
         """
         if not self._store.blobs.has(layer.digest, layer.size):
-            self._fetch(layer, threading.Event())
+            self._fetch(layer, None, threading.Event())
             self._remember(layer)
 
     def pull_all(self, base: Base, stop: threading.Event | None = None) -> None:
@@ -115,12 +125,55 @@ class Bases:
 
         Raises as `pull`, and InterruptedBuildError.
         """
-        wanted = {layer.digest: layer for layer in base.layers if not self._store.blobs.has(layer.digest, layer.size)}
-        in_parallel([partial(self._fetch, layer) for layer in wanted.values()], PARALLEL, stop or self._cancelled)
-        for layer in wanted.values():
+        wanted = self._missing(base)
+        in_parallel([partial(self._fetch, layer, None) for layer in wanted], PARALLEL, stop or self._cancelled)
+        for layer in wanted:
             self._remember(layer)
 
-    def _fetch(self, layer: Layer, stop: threading.Event) -> None:
+    @contextmanager
+    def pulling(self, base: Base, stop: threading.Event | None = None) -> Iterator[None]:
+        """As `pull_all`, while the caller reads the layers (see `open`) as they come; leaving waits for the rest.
+
+        When both fail, what the pull failed of is raised: it is why the other did.
+        """
+        wanted = self._missing(base)
+        arriving = {layer.digest: GrowingBlob() for layer in wanted}
+
+        def end() -> None:  # also for those that never began
+            for blob in arriving.values():
+                blob.end()
+
+        tasks = [partial(self._fetch, layer, arriving[layer.digest]) for layer in wanted]
+        self._arriving.update(arriving)
+        try:
+            with Background(tasks, PARALLEL, stop or self._cancelled, end):
+                yield
+        finally:
+            for digest, blob in arriving.items():
+                del self._arriving[digest]
+                blob.close()
+        for layer in wanted:
+            self._remember(layer)
+
+    def open(self, layer: Layer) -> BinaryIO | BlobFollower:
+        """A layer's blob, compressed or not: out of the store, or as it comes. What nobody pulls yet is pulled first.
+
+        Raises as `pull`; InterruptedBuildError when what is on its way does not arrive.
+        """
+        arriving = self._arriving.get(layer.digest)
+        if arriving is not None:
+            if (follower := arriving.open()) is not None:
+                return follower
+            if not self._store.blobs.has(layer.digest, layer.size):
+                raise InterruptedBuildError
+        self.pull(layer)
+        return self._store.blobs.open(layer.digest)
+
+    def _missing(self, base: Base) -> list[Layer]:
+        wanted = {layer.digest: layer for layer in base.layers if not self._store.blobs.has(layer.digest, layer.size)}
+        return list(wanted.values())
+
+    def _fetch(self, layer: Layer, growing: GrowingBlob | None, stop: threading.Event) -> None:
         if layer.digest not in self._blobs:
             raise StoreError(
                 f"the store has lost the layer {layer.digest}",
@@ -132,16 +185,20 @@ class Bases:
         def waiting() -> None:
             self._observer(Note(f"waiting for another mbuild that pulls {layer.digest}"))
 
-        with self._store.lock(f"blob {layer.digest}", cancelled=self._cancelled, waiting=waiting):
-            if not self._store.blobs.has(layer.digest, layer.size):
-                with self._store.blobs.writer(layer.digest) as writer:
+        try:
+            with self._store.lock(f"blob {layer.digest}", cancelled=self._cancelled, waiting=waiting):
+                if not self._store.blobs.has(layer.digest, layer.size):
+                    with self._store.blobs.writer(layer.digest, growing) as writer:
 
-                    def sink(data: bytes) -> None:
-                        if stop.is_set():
-                            raise InterruptedBuildError
-                        writer.write(data)
+                        def sink(data: bytes) -> None:
+                            if stop.is_set():
+                                raise InterruptedBuildError
+                            writer.write(data)
 
-                    self._source.fetch_blob(image, descriptor, sink)
+                        self._source.fetch_blob(image, descriptor, sink)
+        finally:
+            if growing is not None:
+                growing.end()
 
     def _remember(self, layer: Layer) -> None:
         reference = parse_reference(self._blobs[layer.digest][0].reference)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NoReturn
@@ -15,6 +14,7 @@ from cache.store import Store
 from engine.bases import Bases
 from engine.context import ContextFiles
 from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
+from engine.labels import labels_of
 from engine.layerstore import LayerStore
 from engine.plan import Plan, PlannedStep, content_identity, located
 from engine.records import record_of
@@ -73,14 +73,14 @@ class Build:
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
 
-    def run(self, goals: Sequence[str] = ()) -> StepResult:
-        """Bring every missing result into the store and give the target's; or those of the steps `goals`, and the
-        last one's.
+    def run(self, goals: Sequence[str] = ()) -> tuple[StepResult, ...]:
+        """Bring every missing result into the store and give the target's, one a platform; or those of the steps
+        `goals`.
 
         Raises StepError, HostError, TransferError, or InterruptedBuildError soon after `cancelled` is set.
         """
-        visible = self._below(goals) if goals else {planned.step.id for planned in self._plan.steps}
-        goals = goals or (self._plan.graph.result,)
+        visible = self._below(goals) if goals else self._plan.by_id.keys()
+        goals = goals or self._plan.results
         to_run = self._plan.to_run(goals)
         missing = {planned.step.id for planned in to_run}
         shown = [
@@ -88,30 +88,31 @@ class Build:
             for planned in self._plan.steps
             if planned.step.id in visible and not isinstance(planned.step.operation, Metadata)
         ]
-        self._labels = _labels(shown)
+        self._labels = labels_of(self._plan, shown)
         self._tell(Planned(tuple(self._labels.items())))
-        roots = {self._plan.root_of(step_id) for step_id in (*self._sources(to_run), *goals)}
+        read = {self._plan.root_of(step_id) for step_id in self._sources(to_run)}
+        needed = read.union(self._plan.root_of(step_id) for step_id in goals)
         jobs: list[Job] = []
         pulled: dict[str, str] = {}
         for planned in shown:
             step = planned.step
-            if step.id in roots and not planned.hit:
+            if step.id in needed and not planned.hit:
                 # A base that several stages begin with comes once: the others wait for the first.
                 first = pulled.setdefault(self._plan.bases[step.id].digest, step.id)
-                jobs.append(Job(step.id, {first} - {step.id}, partial(self._pull, planned)))
+                jobs.append(Job(step.id, {first} - {step.id}, partial(self._pull, planned, step.id in read)))
             elif step.id in missing:
                 jobs.append(Job(step.id, self._needs(planned), partial(self._bring, planned)))
             else:
                 self._tell(StepEnded(step.id, self._labels[step.id], Outcome.CACHED))
         carry_out(jobs, self._jobs, self._cancelled)
-        return self._results[goals[-1]]
+        return tuple(self._results[step_id] for step_id in goals)
 
     def _below(self, goals: Sequence[str]) -> set[str]:
         """Those steps and all that they stand on."""
         found: set[str] = set()
         todo = list(goals)
         while todo:
-            step = self._plan.graph.step(todo.pop())
+            step = self._plan.step(todo.pop()).step
             if step.id not in found:
                 found.add(step.id)
                 todo += [needed for needed in (step.parent, *step.inputs) if needed is not None]
@@ -127,12 +128,14 @@ class Build:
         read = set(self._sources([planned]))
         return frozenset(read | {self._plan.root_of(step_id) for step_id in read})
 
-    def _pull(self, planned: PlannedStep, stop: threading.Event) -> None:
+    def _pull(self, planned: PlannedStep, read: bool, stop: threading.Event) -> None:
+        """Bring a base; if steps are going to read it, with what they need for that."""
         step, name = planned.step, self._labels[planned.step.id]
         self._tell(StepStarted(step.id, name))
         begun = time.monotonic()
         try:
-            self._bases.pull_all(self._plan.bases[step.id], stop)
+            bring = self._layers.bring if read else self._bases.pull_all
+            bring(self._plan.bases[step.id], stop)
         except MbuildError as error:
             self._fail(step, begun, error)
         self._tell(StepEnded(step.id, name, Outcome.DONE, time.monotonic() - begun))
@@ -236,16 +239,4 @@ class Build:
         def identity(step_id: str) -> str:
             return content_identity(self.layers_of(step_id))
 
-        return record_of(planned.step, self._plan.graph.platform, identity, self._contexts).key()
-
-
-def _labels(shown: Sequence[PlannedStep]) -> dict[str, str]:
-    """How steps are shown: `[stage 2/4] RUN make`, counted within the stage."""
-    sizes = Counter(planned.step.stage for planned in shown)
-    seen: Counter[str] = Counter()
-    labels = {}
-    for planned in shown:
-        stage = planned.step.stage
-        seen[stage] += 1
-        labels[planned.step.id] = f"[{stage} {seen[stage]}/{sizes[stage]}] {planned.step.instruction}"
-    return labels
+        return record_of(planned.step, planned.platform, identity, self._contexts).key()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cache.results import StepResult
 from cache.store import Store
-from engine.bases import Base, Bases
+from engine.bases import Bases
 from engine.build import Build
 from engine.capacity import BoundedSandbox, Capacity, default_jobs
 from engine.context import Context, ContextFiles
@@ -20,10 +20,14 @@ from engine.debug import Inside, Spot
 from engine.events import BuildEnded, Note, Observer, WarningRaised
 from engine.images.reference import Reference
 from engine.images.source import ImageSource
+from engine.joining import join_plans
 from engine.layerstore import LayerStore
+from engine.output.annotations import NO_ANNOTATIONS, Annotations
 from engine.output.image import BuiltImage, assemble
+from engine.output.index import Built, gather
 from engine.output.spec import OutputSpec, OutputType
 from engine.plan import Plan, make_plan
+from engine.platforms import for_each
 from engine.remote.contexts import NamedContext, image_names, open_contexts
 from engine.remote.remotes import Remotes
 from engine.secrets import SHORTEST, Secrets
@@ -34,10 +38,10 @@ from engine.vm.execution import Execution, Output, Result, Sandbox
 from engine.vm.network.rules import EgressPolicy
 from machinefile.errors import UsageError
 from machinefile.ignore import IgnoreRules
-from machinefile.imageconfig import Pairs
 from machinefile.instructions import Machinefile
 from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
+from machinefile.platform import Platform
 from machinefile.resolve import base_references
 from machinefile.steps import BuildGraph, From, MachineShape, Snapshot
 
@@ -58,8 +62,8 @@ class BuildRequest:
     """-t, canonical."""
     outputs: tuple[OutputSpec, ...] = ()
     use_cache: bool = True
-    annotations: Pairs = ()
-    """--annotation: of the image's manifest."""
+    annotations: Annotations = NO_ANNOTATIONS
+    """--annotation."""
     contexts: tuple[NamedContext, ...] = ()
     """--build-context; `options` has their names."""
     jobs: int = 0
@@ -72,6 +76,23 @@ class BuildRequest:
     """--secret."""
     step_timeout: float | None = None
     """--step-timeout: seconds that a RUN may take."""
+    platforms: tuple[Platform, ...] = ()
+    """--platform with several, each once: an image for each, and an index of them. Empty for that of `options`."""
+
+    def for_each_platform(self) -> dict[Platform, BuildOptions]:
+        """The options of the build for each platform, in the order that was asked for."""
+        wanted = self.platforms or (self.options.platform,)
+        return {platform: replace(self.options, platform=platform) for platform in wanted}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReport:
+    """One image that came of it."""
+
+    platform: Platform
+    """What it was asked for."""
+    digest: str
+    config_digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +100,9 @@ class BuildReport:
     """What came of it."""
 
     digest: str
-    config_digest: str
+    """Of the manifest, or, for several platforms, of the index."""
+    images: tuple[ImageReport, ...]
+    """One a platform, in the order that was asked for."""
     hit: int
     """Steps whose results were there."""
     run: int
@@ -87,6 +110,11 @@ class BuildReport:
     restores: int
     """MicroVMs that were started."""
     seconds: float
+
+    @property
+    def config_digest(self) -> str:
+        """Of the image's configuration; empty for an index, which has none."""
+        return self.images[0].config_digest if len(self.images) == 1 else ""
 
     @property
     def total(self) -> int:
@@ -132,26 +160,37 @@ class Driver:
         Raises MbuildError; what was finished before stays in the store.
         """
         begun = time.monotonic()
-        if request.outputs:
-            from engine.output.files import check_destinations
-
-            check_destinations(request.outputs)
-            _check_machines(request.outputs)
-        if self.push is None and any(output.push for output in request.outputs):
-            raise UsageError("there is nothing here to push with", code="output-unsupported")
+        self._check(request)
         prepared = self._prepare(request, refuse=True)
         plan = prepared.plan
         self._check_secrets(request, plan)
         with self._building(request, prepared) as (build, layers, sandbox):
-            result = build.run()
-        base = plan.base_of(plan.graph.result)
-        image = self._finish(request, plan.graph, base, result, layers)
+            results = build.run()
+        built = self._finish(request, plan, results, layers)
         run = len(build.run_steps)
         seconds = time.monotonic() - begun
         hit = len(plan.counted()) - run
         shown = tuple(Reference.parse(name).short for name in request.names)
-        self.observer(BuildEnded(image.digest, shown, hit, run, seconds))
-        return BuildReport(image.digest, image.manifest.config.digest, hit, run, sandbox.starts, seconds)
+        self.observer(BuildEnded(built.digest, shown, hit, run, seconds))
+        images = tuple(
+            ImageReport(platform, image.digest, image.manifest.config.digest)
+            for platform, image in zip(plan.platforms, built.images, strict=True)
+        )
+        return BuildReport(built.digest, images, hit, run, sandbox.starts, seconds)
+
+    def _check(self, request: BuildRequest) -> None:
+        """Refuse what can be seen to fail before anything is looked up."""
+        platforms = tuple(request.for_each_platform())
+        request.annotations.check(platforms)
+        if not request.outputs:
+            return
+        from engine.output.files import check_destinations, check_platforms
+
+        check_platforms(request.outputs, platforms)
+        check_destinations(request.outputs)
+        _check_machines(request.outputs)
+        if self.push is None and any(output.push for output in request.outputs):
+            raise UsageError("there is nothing here to push with", code="output-unsupported")
 
     @contextmanager
     def look_inside(self, request: BuildRequest, find: Callable[[Plan], Spot]) -> Iterator[Inside]:
@@ -173,7 +212,7 @@ class Driver:
     def _building(self, request: BuildRequest, prepared: _Prepared) -> Iterator[tuple[Build, LayerStore, Sandbox]]:
         layers = LayerStore(self.store, prepared.bases, guard=request.secrets.guard)
         sandbox = BoundedSandbox(_Lazy(self.sandbox), Capacity.of_host())
-        with open_agents(request.ssh, prepared.plan.graph, self.store.folder) as agents:
+        with open_agents(request.ssh, prepared.plan.graphs, self.store.folder) as agents:
             build = Build(
                 prepared.plan,
                 self.store,
@@ -191,72 +230,92 @@ class Driver:
             yield build, layers, sandbox
 
     def _prepare(self, request: BuildRequest, *, refuse: bool) -> _Prepared:
+        """Everything that is known before a step runs, for all platforms. `refuse` what cannot be carried out."""
+        wanted = request.for_each_platform()
         bases = Bases(self.store, self.source, self.observer, self.cancelled, image_names(request.contexts))
-        bases.prefetch(base_references(request.machinefile, request.options))
+        bases.prefetch(one for options in wanted.values() for one in base_references(request.machinefile, options))
         remotes = Remotes(self.store, self.observer, self.cancelled)
-        graph, checked = resolve_and_lint(request.machinefile, request.options, bases.lookup, request.ignore.prunes)
-        self._warn(checked)
+        resolved = for_each(wanted.values(), lambda options: self._resolve(request, options, bases))
+        self._warn([checked for _, checked in resolved])
         contexts: dict[str, ContextFiles] = {"": Context(request.context, request.ignore)}
         contexts.update(open_contexts(request.contexts, remotes))
         if refuse:
-            check_supported(graph, host_network=request.egress.host_network)
-            check_agents(graph, request.ssh)
-        graph = remotes.pinned(graph)
+            check_supported([graph for graph, _ in resolved], host_network=request.egress.host_network)
+            for graph, _ in resolved:
+                check_agents(graph, request.ssh)
+        graphs = [remotes.pinned(graph) for graph, _ in resolved]
+        plans = for_each(graphs, lambda graph: self._plan(request, graph, bases, contexts))
+        return _Prepared(join_plans(list(zip(wanted, plans, strict=True))), bases, contexts, remotes)
+
+    def _resolve(self, request: BuildRequest, options: BuildOptions, bases: Bases) -> tuple[BuildGraph, LintResult]:
+        return resolve_and_lint(request.machinefile, options, bases.lookup, request.ignore.prunes)
+
+    def _plan(
+        self, request: BuildRequest, graph: BuildGraph, bases: Bases, contexts: Mapping[str, ContextFiles]
+    ) -> Plan:
         by_step = {step.id: bases.get(step.operation.base) for step in graph.steps if isinstance(step.operation, From)}
-        plan = make_plan(graph, by_step, contexts, self.store, use_cache=request.use_cache)
-        return _Prepared(plan, bases, contexts, remotes)
+        return make_plan(graph, by_step, contexts, self.store, use_cache=request.use_cache)
 
     def _check_secrets(self, request: BuildRequest, plan: Plan) -> None:
         secrets = request.secrets
         secrets.check_given(planned.step for planned in plan.to_run())
-        secrets.check_graph(plan.graph, request.annotations)
+        places = (request.annotations, *(output.annotations for output in request.outputs))
+        annotations = tuple((one.key, one.value) for place in places for one in place.entries)
+        for graph in plan.graphs:
+            secrets.check_graph(graph, annotations)
         for secret_id in secrets.too_short:
             message = f"the secret {secret_id!r} is shorter than {SHORTEST} bytes: it is not looked for in the result"
             self.observer(WarningRaised(message, "secret-short"))
 
-    def _warn(self, checked: LintResult) -> None:
-        for finding in checked.findings:
-            self.observer(WarningRaised(finding.message, finding.rule.name, str(finding.span)))
-        for note in checked.notes:
-            self.observer(WarningRaised(note.message, note.code, str(note.span or "")))
+    def _warn(self, results: Sequence[LintResult]) -> None:
+        """Tell what was found, and what several platforms have in common once."""
+        found = [finding for checked in results for finding in checked.findings]
+        notes = [note for checked in results for note in checked.notes]
+        warnings = [WarningRaised(one.message, one.rule.name, str(one.span)) for one in found]
+        warnings += (WarningRaised(note.message, note.code, str(note.span or "")) for note in notes)
+        for warning in dict.fromkeys(warnings):
+            self.observer(warning)
 
-    def _finish(
-        self, request: BuildRequest, graph: BuildGraph, base: Base, result: StepResult, layers: LayerStore
-    ) -> BuiltImage:
-        image = assemble(graph, base, result, self.store, request.annotations)
+    def _finish(self, request: BuildRequest, plan: Plan, results: Sequence[StepResult], layers: LayerStore) -> Built:
+        """Put the images together, and behind an index if there are several; name them and write them out."""
+        images = [
+            assemble(graph, plan.base_of(graph.result), result, self.store, request.annotations, platform)
+            for platform, graph, result in zip(plan.platforms, plan.graphs, results, strict=True)
+        ]
+        built = gather(images, request.annotations, self.store)
         for name in request.names:
-            image.keep(name, self.store)
-        self._machine(request, graph, image, layers)
-        request = replace(request, outputs=tuple(one for one in request.outputs if one.type is not OutputType.MACHINE))
-        if not request.outputs:
-            return image
-        from engine.output.outputs import write_outputs  # with every writer, which most builds have no use for
+            built.keep(name, self.store)
+        self._machines(request, plan, images, layers)
+        outputs = tuple(output for output in request.outputs if output.type is not OutputType.MACHINE)
+        if outputs:
+            from engine.output.outputs import write_outputs  # with every writer, which most builds have no use for
 
-        write_outputs(
-            request.outputs,
-            image,
-            request.names,
-            self.store,
-            layers,
-            self.observer,
-            cancelled=self.cancelled,
-            push=self.push,
-        )
-        return image
+            write_outputs(
+                outputs,
+                built,
+                request.names,
+                self.store,
+                layers,
+                self.observer,
+                cancelled=self.cancelled,
+                push=self.push,
+            )
+        return built
 
-    def _machine(self, request: BuildRequest, graph: BuildGraph, image: BuiltImage, layers: LayerStore) -> None:
-        """Make the machine that SNAPSHOT or an output asks for, and write it where outputs want it."""
+    def _machines(self, request: BuildRequest, plan: Plan, images: Sequence[BuiltImage], layers: LayerStore) -> None:
+        """Make the machines that SNAPSHOT or an output asks for, and write them where outputs want them."""
         outputs = [output for output in request.outputs if output.type is OutputType.MACHINE]
-        if graph.snapshot is None and not outputs:
-            return
-        if self.machines is None:
-            raise UsageError("there is nothing here to make machines with", code="output-unsupported")
-        from engine.machines.library import write_out
+        for graph, image in zip(plan.graphs, images, strict=True):
+            if graph.snapshot is None and not outputs:
+                continue
+            if self.machines is None:
+                raise UsageError("there is nothing here to make machines with", code="output-unsupported")
+            from engine.machines.library import write_out
 
-        machine = self.machines().make(image, graph.config, graph.snapshot or Snapshot(), graph.shape, layers)
-        for output in outputs:
-            self.observer(Note(f"writing {output.label}"))
-            write_out(machine, output.destination)
+            machine = self.machines().make(image, graph.config, graph.snapshot or Snapshot(), graph.shape, layers)
+            for output in outputs:
+                self.observer(Note(f"writing {output.label}"))
+                write_out(machine, output.destination)
 
 
 def _check_machines(outputs: tuple[OutputSpec, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -10,7 +11,7 @@ from cache.blobs import BlobWriter
 from cache.files import store_errors, write_atomically
 from cache.results import Layer
 from cache.store import Store
-from engine.bases import Bases
+from engine.bases import Base, Bases
 from engine.images import mediatype
 from engine.layers.changes import layer_from_changes, read_changes
 from engine.layers.content import BlobOpener, LayerFiles
@@ -52,6 +53,14 @@ class LayerStore:
     def folder(self) -> Path:
         """A new empty folder for temporary files."""
         return self._store.folder()
+
+    def bring(self, base: Base, stop: threading.Event | None = None) -> None:
+        """Pull a base's layers and make of them, while they come, what steps on them are going to want. `stop` ends it.
+
+        Raises as `Bases.pull_all`, `view` and `disks`.
+        """
+        with self._bases.pulling(base, stop):
+            self.view(base.layers)
 
     def view(self, layers: Layers) -> RootView:
         """The file system that layers make together, lowest first.
@@ -107,7 +116,7 @@ class LayerStore:
 
     def _prepare(self, below: Layers, layer: Layer) -> LayerIndex:
         """One pass over the blob checks it, indexes it and makes the disk that a RUN on it is going to want."""
-        with self._open(layer) as blob:
+        with self._bases.open(layer) as blob:
             prepared = prepare_layer(
                 blob,
                 diff_id=layer.diff_id,
@@ -123,7 +132,7 @@ class LayerStore:
         index, under = self._index(below, layer), self.view(below)
         path = disk_path(self._disk_folder, index, under)
         if not path.exists():
-            with self._store.lock(f"layer {layer.diff_id}"), self._open(layer) as blob:
+            with self._store.lock(f"layer {layer.diff_id}"), self._bases.open(layer) as blob:
                 make_disk(
                     blob,
                     self._disk_folder,
@@ -146,12 +155,8 @@ class LayerStore:
         with store_errors("writing what is in a layer"):
             write_atomically(self._store.derived("layers", index.diff_id), index.to_bytes(), self._store.temporary)
 
-    def _opener(self, layer: Layer) -> Callable[[], BinaryIO]:
-        return lambda: self._open(layer)
-
-    def _open(self, layer: Layer) -> BinaryIO:
-        self._bases.pull(layer)
-        return self._store.blobs.open(layer.digest)
+    def _opener(self, layer: Layer) -> BlobOpener:
+        return lambda: self._bases.open(layer)
 
     @property
     def _disk_folder(self) -> Path:

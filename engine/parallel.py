@@ -8,9 +8,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from types import TracebackType
 from typing import Generic, TypeVar
 
-from machinefile.errors import InterruptedBuildError
+from machinefile.errors import InterruptedBuildError, UntrustedDataError
 
 T = TypeVar("T")
 Task = Callable[[threading.Event], T]
@@ -30,6 +31,69 @@ def in_parallel(tasks: Sequence[Task[T]], limit: int, cancelled: threading.Event
     silent server must not keep the user waiting too.
     """
     return _Group(tasks, limit, cancelled or threading.Event()).results()
+
+
+class Background:
+    """Tasks that are carried out as `in_parallel` does while the caller does something else: a context manager.
+
+    Leaving waits for them and raises what they failed of. What the caller failed of ends them, unless it is
+    UntrustedDataError or InterruptedBuildError, of which they may know a better reason: then theirs is raised
+    if they fail too.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task[None]],
+        limit: int,
+        cancelled: threading.Event | None = None,
+        afterwards: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`afterwards` is called when nothing runs any more, or is waited for."""
+        self._tasks = tasks
+        self._limit = limit
+        self._halt = _Either(cancelled or threading.Event())
+        self._afterwards = afterwards
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def _work(self) -> None:
+        try:
+            in_parallel(self._tasks, self._limit, self._halt)
+        except BaseException as error:  # raised again when the context is left
+            self._failure = error
+        finally:
+            self._afterwards()
+
+    def __enter__(self) -> Background:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, (UntrustedDataError, InterruptedBuildError)):
+            self._halt.set()
+            self._thread.join(2 * _GRACE)
+            return
+        try:
+            self._thread.join()
+        except BaseException:
+            self._halt.set()
+            self._thread.join(2 * _GRACE)
+            raise
+        if self._failure is not None:
+            raise self._failure from None
+
+
+class _Either(threading.Event):
+    """Set by itself, or with another event."""
+
+    def __init__(self, other: threading.Event) -> None:
+        super().__init__()
+        self._other = other
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._other.is_set()
 
 
 class _Group(Generic[T]):

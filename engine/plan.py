@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from cache.index import Kind
 from cache.keys import Record
 from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Base
+from engine.platforms import step_platforms
 from engine.records import HashedTree, record_of
 from machinefile.errors import MbuildError
+from machinefile.platform import Platform
 from machinefile.steps import BuildGraph, From, Metadata, Step
 
 
@@ -21,6 +24,8 @@ class PlannedStep:
     """A step and what is known of it."""
 
     step: Step
+    platform: Platform
+    """What its stage is for."""
     record: Record
     key: str
     """The definition key."""
@@ -31,23 +36,56 @@ class PlannedStep:
     """What it came to, for a hit of a step that makes a file system."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
-    """A build graph with the keys of all its steps."""
+    """A build graph with the keys of all its steps; for several platforms all their graphs, see engine/joining.py."""
 
-    graph: BuildGraph
+    graphs: tuple[BuildGraph, ...]
+    """One a platform, in the order in which they were asked for."""
     steps: tuple[PlannedStep, ...]
-    """In the graph's order: each after what it needs."""
+    """Each after what it needs; once, if several graphs have it."""
     bases: Mapping[str, Base]
     """The resolved image of each From step, by its id."""
+    platforms: tuple[Platform, ...] = ()
+    """What the graphs are for, as it was asked for."""
+
+    @property
+    def graph(self) -> BuildGraph:
+        """The first of the graphs: the only one, for one platform."""
+        return self.graphs[0]
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The ids of the steps whose file systems the images have, one a graph."""
+        return tuple(graph.result for graph in self.graphs)
+
+    @cached_property
+    def by_id(self) -> Mapping[str, PlannedStep]:
+        """The steps by their ids."""
+        return {planned.step.id: planned for planned in self.steps}
 
     def step(self, step_id: str) -> PlannedStep:
         """The step of that id. Raises KeyError."""
-        return {planned.step.id: planned for planned in self.steps}[step_id]
+        return self.by_id[step_id]
+
+    def targets_of(self, step_id: str) -> tuple[Platform, ...]:
+        """The platforms that were asked for and whose graphs have a step."""
+        return self._targets[step_id]
+
+    @cached_property
+    def _targets(self) -> Mapping[str, tuple[Platform, ...]]:
+        found: dict[str, tuple[Platform, ...]] = {}
+        for platform, graph in zip(self.platforms, self.graphs, strict=True):
+            for step in graph.steps:
+                if platform not in found.get(step.id, ()):
+                    found[step.id] = (*found.get(step.id, ()), platform)
+        return found
 
     def root_of(self, step_id: str) -> str:
         """The id of the From step that a step's file system began with."""
-        return self.graph.chain(step_id)[0].id
+        while (parent := self.by_id[step_id].step.parent) is not None:
+            step_id = parent
+        return step_id
 
     def base_of(self, step_id: str) -> Base:
         """The image that a step's file system began with."""
@@ -59,11 +97,10 @@ class Plan:
 
         What only leads to a result that is there is not needed.
         """
-        by_id = {planned.step.id: planned for planned in self.steps}
         needed: set[str] = set()
-        todo = list(goals or (self.graph.result,))
+        todo = list(goals or self.results)
         while todo:
-            planned = by_id[todo.pop()]
+            planned = self.by_id[todo.pop()]
             step = planned.step
             if step.id in needed or planned.hit or isinstance(step.operation, From):
                 continue
@@ -83,19 +120,25 @@ def make_plan(
 
     Raises MachinefileError when the context lacks a file, with the instruction's place.
     """
+    platforms = step_platforms(graph)
     keys: dict[str, str] = {}
     planned: list[PlannedStep] = []
     done: dict[str, PlannedStep] = {}
     for step in graph.steps:
         try:
-            record = record_of(step, graph.platform, keys.__getitem__, contexts)
+            record = record_of(step, platforms[step.id], keys.__getitem__, contexts)
         except MbuildError as error:
             raise located(error, step) from error
         keys[step.id] = record.key()
-        one = _look_up(step, record, done, bases, store, use_cache=use_cache)
+        one = _look_up(step, platforms[step.id], record, done, bases, store, use_cache=use_cache)
         done[step.id] = one
         planned.append(one)
-    return Plan(graph, tuple(planned), bases)
+    return Plan((graph,), tuple(planned), bases)
+
+
+def waits_for(step_id: str) -> str:
+    """The reason of a step whose file system, or whose input's, is missing itself."""
+    return f"{step_id} below it is to be built"
 
 
 def content_identity(layers: tuple[Layer, ...]) -> str:
@@ -119,6 +162,7 @@ def located(error: MbuildError, step: Step) -> MbuildError:
 
 def _look_up(
     step: Step,
+    platform: Platform,
     record: Record,
     done: Mapping[str, PlannedStep],
     bases: Mapping[str, Base],
@@ -130,17 +174,17 @@ def _look_up(
     if isinstance(step.operation, From):
         here = bases[step.id].is_stored(store)
         reason = "the base is in the store" if here else "the base has not been pulled"
-        return PlannedStep(step, record, key, here, reason)
+        return PlannedStep(step, platform, record, key, here, reason)
     if isinstance(step.operation, Metadata):
         above = done[step.parent] if step.parent is not None else None
         hit = above is None or above.hit
-        return PlannedStep(step, record, key, hit, "changes the configuration only")
+        return PlannedStep(step, platform, record, key, hit, "changes the configuration only")
     if not use_cache:
-        return PlannedStep(step, record, key, False, "--no-cache")
+        return PlannedStep(step, platform, record, key, False, "--no-cache")
     result = store.result(Kind.RESULT, key)
     if result is not None:
-        return PlannedStep(step, record, key, True, "built before", result)
-    return PlannedStep(step, record, key, False, _why_missing(step, key, done, store))
+        return PlannedStep(step, platform, record, key, True, "built before", result)
+    return PlannedStep(step, platform, record, key, False, _why_missing(step, key, done, store))
 
 
 def _why_missing(step: Step, key: str, done: Mapping[str, PlannedStep], store: Store) -> str:
@@ -148,5 +192,5 @@ def _why_missing(step: Step, key: str, done: Mapping[str, PlannedStep], store: S
         return "built before, but its layers are gone from the store"
     for needed in (step.parent, *step.inputs):
         if needed is not None and not done[needed].hit and not isinstance(done[needed].step.operation, From):
-            return f"{needed} below it is to be built"
+            return waits_for(needed)
     return "never built with these inputs"

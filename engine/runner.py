@@ -12,16 +12,19 @@ from engine.bases import Bases
 from engine.debug import DEFAULT_PATH
 from engine.images import mediatype
 from engine.images.config import ImageConfiguration, parse_configuration
-from engine.images.manifest import Manifest, parse_manifest
+from engine.images.descriptor import Descriptor
+from engine.images.selection import acceptable, select
 from engine.images.source import ImageSource
 from engine.imagestore import find
 from engine.layerstore import LayerStore
+from engine.platforms import runs_here
 from engine.steps.run import identity_of, with_home, with_terminal
 from engine.vm.execution import Execution, Output, Sandbox
 from engine.vm.portforward import PortForward
 from engine.vm.session import Session
-from machinefile.errors import UsageError
+from machinefile.errors import TransferError, UsageError
 from machinefile.imageconfig import Pairs
+from machinefile.platform import native
 from machinefile.steps import MachineShape, NetworkMode
 
 
@@ -34,17 +37,33 @@ class StoredImage:
 
 
 def find_image(store: Store, name: str) -> StoredImage:
-    """The image that the store keeps under a name. Raises UsageError (`image-unknown`), StoreError."""
+    """The image that the store keeps under a name; of an index the one for this machine.
+
+    Raises UsageError (`image-unknown`, `image-foreign`), StoreError.
+    """
     named = find(store, name)
-    manifest = parse_manifest(store.blobs.read(named.digest))
-    if not isinstance(manifest, Manifest):
-        raise UsageError(f"{name!r} is an index of several images", code="image-unknown")
+    root = Descriptor(named.media_type, named.digest, named.size)
+    try:
+        _, manifest, _ = select(root, native(), lambda descriptor: store.blobs.read(descriptor.digest), name)
+    except TransferError as error:
+        raise _foreign(error.message) from error
     configuration = parse_configuration(store.blobs.read(manifest.config.digest))
+    platform = configuration.platform
+    if platform is not None and platform not in acceptable(native()) and not runs_here(platform):
+        raise _foreign(f"{name} is an image for {platform}, and this machine is {native()}")
     layers = tuple(
         Layer(diff_id, layer.digest, layer.size, layer.media_type or mediatype.OCI_LAYER_GZIP)
         for layer, diff_id in zip(manifest.layers, configuration.diff_ids, strict=True)
     )
     return StoredImage(configuration, layers)
+
+
+def _foreign(message: str) -> UsageError:
+    return UsageError(
+        message,
+        code="image-foreign",
+        hint=f"build it for this machine too: --platform=...,{native()}; an emulator is not there yet",
+    )
 
 
 DEFAULT_HOSTNAME = "mbuild"

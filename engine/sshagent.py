@@ -153,12 +153,15 @@ class AgentScreen(Screen):
 
 
 @contextmanager
-def open_agents(sources: Sequence[AgentSource], graph: BuildGraph, folder: Callable[[], Path]) -> Iterator[Agents]:
+def open_agents(
+    sources: Sequence[AgentSource], graphs: Sequence[BuildGraph], folder: Callable[[], Path]
+) -> Iterator[Agents]:
     """The agents of a build, those of its own only while the context is open; `folder` makes a folder for them.
 
     Raises HostError: `program-missing`, `ssh-agent-failed`; UsageError: `ssh-key-encrypted`, `ssh-key-unusable`.
     """
-    wanted = {mount.id for step in graph.steps if isinstance(step.operation, Run) for mount in _mounts(step.operation)}
+    runs = (step.operation for graph in graphs for step in graph.steps if isinstance(step.operation, Run))
+    wanted = {mount.id for run in runs for mount in _mounts(run)}
     with ExitStack() as stack:
         agents = {}
         for source in sources:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
+from engine.images.registry_flags import AUTHORITY, CONFIG, MIRROR, PLAIN_HTTP, RegistryFlags
 from machinefile.errors import UsageError
 from machinefile.steps import NetworkMode
 from mbuild.network import add_network_options
@@ -62,7 +63,13 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         help="a folder, a git repository, docker-image://NAME or oci-layout://PATH:TAG that the file may name",
     )
     add("--label", action="append", default=[], metavar="NAME=VALUE", help="put a label on the image")
-    add("--platform", default="", metavar="OS/ARCH", help="what the image is to run on (default: this machine)")
+    add(
+        "--platform",
+        action="append",
+        default=[],
+        metavar="OS/ARCH[,OS/ARCH...]",
+        help="what the image is to run on; several make an index (default: DOCKER_DEFAULT_PLATFORM, then this machine)",
+    )
     add(
         "--network",
         choices=[mode.value for mode in NetworkMode],
@@ -89,6 +96,7 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     add("--pull", action="store_true", help="ask the registry for every base (always done: a name is looked up anew)")
     add_step_options(parser)
     add_store_option(parser)
+    add_registry_options(parser)
     for flag, arguments in _LATER.items():
         add(flag, action=_NotYet, nargs=arguments, help=argparse.SUPPRESS)
 
@@ -121,6 +129,26 @@ def add_store_option(parser: argparse.ArgumentParser) -> None:
     """--cache-dir."""
     parser.add_argument(
         "--cache-dir", default="", metavar="DIR", help="the store (default: MBUILD_CACHE_DIR, then ~/.cache/mbuild)"
+    )
+
+
+def add_registry_options(parser: argparse.ArgumentParser) -> None:
+    """What to know about registries: for every command that may ask one."""
+    for option, metavar, text in (
+        (MIRROR, "REGISTRY=HOST[:PORT][/PREFIX]", "pull from there first (REGISTRY: docker.io if it is left out)"),
+        (PLAIN_HTTP, "HOST[:PORT]", "speak to this registry without TLS"),
+        (AUTHORITY, "HOST[:PORT]=FILE", "trust the certificates in FILE for this registry"),
+    ):
+        parser.add_argument(option, action="append", default=[], metavar=metavar, help=f"{text}; may be repeated")
+    parser.add_argument(
+        CONFIG, default="", metavar="FILE", help="the file about registries (default: ~/.config/mbuild/registries.toml)"
+    )
+
+
+def registry_flags(options: argparse.Namespace) -> RegistryFlags:
+    """What was said with them. Raises UsageError (`usage`)."""
+    return RegistryFlags.parse(
+        options.registry_mirror, options.plain_http, options.registry_ca, options.registries_config
     )
 
 

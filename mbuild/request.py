@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.driver import BuildRequest
 from engine.images.reference import Reference
+from engine.output.annotations import parse_annotations
 from engine.output.spec import parse_outputs
 from engine.remote.contexts import ContextKind, NamedContext, parse_context
 from machinefile.copies import is_git
@@ -51,21 +53,23 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         )
     path = find_machinefile(options.file, context)
     contexts = tuple({one.name: one for one in map(parse_context, options.build_context)}.values())
+    platforms = parse_platforms(options.platform or [os.environ.get("DOCKER_DEFAULT_PLATFORM", "")])
     return BuildRequest(
         machinefile=read_machinefile(path),
         context=context,
         ignore=_ignore_rules(path, context),
-        options=_build_options(options, contexts),
+        options=_build_options(options, contexts, platforms[0]),
         names=tuple(str(Reference.parse(name)) for name in getattr(options, "tag", ())),
         outputs=parse_outputs(_outputs(options), terminal=sys.stdout.isatty()),
         use_cache=not options.no_cache,
-        annotations=tuple(sorted(pairs(getattr(options, "annotation", ()), "--annotation"))),
+        annotations=parse_annotations(getattr(options, "annotation", ())),
         contexts=contexts,
         jobs=options.jobs,
         egress=egress_policy(options),
         ssh=_agents(options),
         secrets=read_secrets(options.secret),
         step_timeout=read_timeout(options.step_timeout),
+        platforms=platforms,
     )
 
 
@@ -129,11 +133,22 @@ def _ignore_rules(path: Path | None, context: Path) -> IgnoreRules:
     return IgnoreRules.parse("")
 
 
-def _build_options(options: argparse.Namespace, contexts: tuple[NamedContext, ...]) -> BuildOptions:
+def parse_platforms(lists: Sequence[str]) -> tuple[Platform, ...]:
+    """Read every --platform, each a list with commas; this machine's where all are empty, or for the word `local`.
+
+    What is named twice, or in two spellings, is there once. Raises UsageError (`usage`).
+    """
+    words = [word.strip() for listed in lists if listed.strip() for word in listed.split(",")]
     try:
-        platform = Platform.parse(options.platform) if options.platform else native()
+        found = [native() if word == "local" else Platform.parse(word) for word in words]
     except ValueError as error:
-        raise UsageError(f"--platform: {error}", code="usage", hint="write it as linux/amd64") from error
+        raise UsageError(
+            f"--platform: {error}", code="usage", hint="write it as linux/amd64, or several as linux/amd64,linux/arm64"
+        ) from error
+    return tuple(dict.fromkeys(found)) or (native(),)
+
+
+def _build_options(options: argparse.Namespace, contexts: tuple[NamedContext, ...], platform: Platform) -> BuildOptions:
     return BuildOptions(
         target=options.target or None,
         build_args=_build_args(options.build_arg),

@@ -13,9 +13,10 @@ from engine.events import Observer
 
 if TYPE_CHECKING:
     from engine.driver import Driver
+    from engine.images.registry_flags import RegistryFlags
     from engine.images.source import ImageSources
     from engine.machines.make import MachineMaker
-    from engine.output.image import BuiltImage
+    from engine.output.index import Built
     from engine.vm.execution import Sandbox
 
 
@@ -32,7 +33,9 @@ def make_sandbox(store: Store, observer: Observer) -> Sandbox:
 
 
 @contextmanager
-def open_images(cache_dir: str, observer: Observer, cancelled: threading.Event) -> Iterator[tuple[Store, ImageSources]]:
+def open_images(
+    cache_dir: str, observer: Observer, cancelled: threading.Event, flags: RegistryFlags
+) -> Iterator[tuple[Store, ImageSources]]:
     """The store, and where images come from and go to."""
     from engine.images.source import ImageSources
 
@@ -41,22 +44,24 @@ def open_images(cache_dir: str, observer: Observer, cancelled: threading.Event) 
         def stored(digest: str) -> bytes | None:
             return store.blobs.read(digest) if store.blobs.has(digest) else None
 
-        with ImageSources(Path.cwd(), observer=observer, stored=stored, cancelled=cancelled) as source:
+        with ImageSources(Path.cwd(), observer=observer, stored=stored, flags=flags, cancelled=cancelled) as source:
             yield store, source
 
 
 @contextmanager
-def open_driver(cache_dir: str, observer: Observer, cancelled: threading.Event) -> Iterator[Driver]:
+def open_driver(
+    cache_dir: str, observer: Observer, cancelled: threading.Event, flags: RegistryFlags
+) -> Iterator[Driver]:
     """A driver over the store and the network of this machine."""
     from engine.driver import Driver
     from engine.images.reference import Reference
     from engine.imagestore import push
 
-    with open_images(cache_dir, observer, cancelled) as (store, source):
+    with open_images(cache_dir, observer, cancelled, flags) as (store, source):
 
-        def push_all(image: BuiltImage, names: Sequence[str]) -> None:
+        def push_all(built: Built, names: Sequence[str]) -> None:
             for name in names:
-                push(store, source.registry(), image.digest, Reference.parse(name), observer, cancelled)
+                push(store, source.registry(), built.digest, Reference.parse(name), observer, cancelled)
 
         def machines() -> MachineMaker:
             from engine.machines.make import MachineMaker

@@ -50,7 +50,9 @@ class Registry:
 
 
 @contextmanager
-def _serving(folder: Path, *, login: bool, certificate: tuple[Path, Path] | None = None) -> Iterator[Registry]:
+def _serving(
+    folder: Path, *, login: bool, certificate: tuple[Path, Path] | None = None, auth: str = ""
+) -> Iterator[Registry]:
     program = shutil.which("docker-registry")
     if program is None:
         pytest.fail("docker-registry is not installed: run scripts/setup")
@@ -67,6 +69,8 @@ def _serving(folder: Path, *, login: bool, certificate: tuple[Path, Path] | None
     if login:
         (folder / "htpasswd").write_text(HTPASSWD)
         config.append(f"auth: {{htpasswd: {{realm: test, path: {folder / 'htpasswd'}}}}}")
+    if auth:
+        config.append(auth)
     (folder / "config.yml").write_text("\n".join(config) + "\n")
     with open(folder / "log", "wb") as log:
         server = subprocess.Popen(
@@ -128,11 +132,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def start_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Registry]]:
-    """Starts a registry for one test: `start_registry(login=True)`, or with `certificate=(KEY, CERTIFICATE)`."""
+    """Starts a registry for one test: `start_registry(login=True)`, or with `certificate=(KEY, CERTIFICATE)`, or with
+    a line about `auth` for its configuration."""
     with ExitStack() as stack:
 
-        def start(*, login: bool = False, certificate: tuple[Path, Path] | None = None) -> Registry:
+        def start(*, login: bool = False, certificate: tuple[Path, Path] | None = None, auth: str = "") -> Registry:
             folder = tmp_path_factory.mktemp("registry")
-            return stack.enter_context(_serving(folder, login=login, certificate=certificate))
+            return stack.enter_context(_serving(folder, login=login, certificate=certificate, auth=auth))
 
         yield start

@@ -69,3 +69,39 @@ def write_busybox_layout(folder: Path, tag: str = "latest") -> None:
     entry["annotations"] = {"org.opencontainers.image.ref.name": tag}
     (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+
+def write_layout_for_platforms(folder: Path, architectures: tuple[str, ...], tag: str = "latest") -> None:
+    """An OCI layout with an index of one small image an architecture: no programs, a file `arch` that names it."""
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def put(content: bytes, kind: str) -> dict[str, object]:
+        digest = hashlib.sha256(content).hexdigest()
+        (blobs / digest).write_bytes(content)
+        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(content)}
+
+    entries = []
+    for architecture in architectures:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            _add(tar, "arch", architecture.encode())
+        config = {
+            "architecture": architecture,
+            "os": "linux",
+            "config": {"Env": ["PATH=/bin"]},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(out.getvalue()).hexdigest()}"]},
+        }
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": put(json.dumps(config).encode(), "config.v1+json"),
+            "layers": [put(gzip.compress(out.getvalue(), mtime=0), "layer.v1.tar+gzip")],
+        }
+        entry = put(json.dumps(manifest).encode(), "manifest.v1+json")
+        entries.append(entry | {"platform": {"architecture": architecture, "os": "linux"}})
+    index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries}
+    top = put(json.dumps(index).encode(), "index.v1+json")
+    top["annotations"] = {"org.opencontainers.image.ref.name": tag}
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, cast
+from typing import IO, Any, BinaryIO, cast
 
 from engine.images.files import CHUNK
 from machinefile.errors import HostError, TransferError, UntrustedDataError
@@ -119,7 +119,9 @@ def _plain(file: IO[bytes], path: Path) -> IO[bytes]:
         engine = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
         return _decompressed(cast(IO[bytes], engine.stream_reader(file, read_across_frames=True)), path)
     if start.startswith(b"\xfd7zXZ"):
-        raise invalid(path, "it is compressed with xz; decompress it first")
+        from engine.xz import XzFile
+
+        return _decompressed(cast(IO[bytes], XzFile(cast(BinaryIO, file))), path)
     return file
 
 

@@ -89,7 +89,7 @@ class Authenticator:
         attempts = Attempts(self._transport.policy, self._transport.cancelled)
         while True:
             try:
-                return self._fetch(registry, realm, challenge, challenge.get("scope") or scope, credentials)
+                return self._fetch(registry, realm, challenge, _wanted(challenge.get("scope"), scope), credentials)
             except RetryableError as failure:
                 attempts.failed(failure)
 
@@ -157,6 +157,22 @@ def unauthorized(registry: str, what: str, tried: bool, said: str = "") -> Trans
 def _headers(response: httpx.Response) -> list[str]:
     found: list[str] = response.headers.get_list("www-authenticate")
     return found
+
+
+def _wanted(offered: str, needed: str) -> str:
+    """What a token must allow: what the registry says, unless more is needed soon. Of a push it often hears first of
+    the reading that goes before the writing."""
+    allowed = {_resource(one): _actions(one) for one in needed.split()}
+    covered = all(_actions(one) <= allowed.get(_resource(one), frozenset()) for one in offered.split())
+    return needed if covered else offered
+
+
+def _resource(scope: str) -> str:
+    return scope.rpartition(":")[0]
+
+
+def _actions(scope: str) -> frozenset[str]:
+    return frozenset(scope.rpartition(":")[2].split(","))
 
 
 def _grant(data: bytes) -> _Grant:

@@ -24,6 +24,9 @@ class Descriptor:
     """Sorted by name."""
     urls: tuple[str, ...] = ()
     """Where else a foreign layer can be had."""
+    os_version: str = ""
+    """In an index: with `os_features`, more of what the image runs on (Windows)."""
+    os_features: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, fields: JsonObject) -> Descriptor:
@@ -31,13 +34,16 @@ class Descriptor:
         size = fields.integer("size")
         if size < 0:
             raise fields.wrong("size", f"is negative: {size}")
+        runs_on = fields.child("platform")
         return cls(
             media_type=fields.text("mediaType"),
             digest=fields.digest("digest"),
             size=size,
-            platform=_platform(fields.child("platform")),
+            platform=_platform(runs_on),
             annotations=fields.pairs("annotations"),
             urls=fields.texts("urls"),
+            os_version=runs_on.text("os.version"),
+            os_features=runs_on.texts("os.features"),
         )
 
     def to_value(self) -> dict[str, object]:
@@ -48,7 +54,17 @@ class Descriptor:
         if self.annotations:
             value["annotations"] = dict(sorted(self.annotations))
         if self.platform is not None:
-            value["platform"] = _platform_value(self.platform)
+            value["platform"] = self._platform_value(self.platform)
+        return value
+
+    def _platform_value(self, platform: Platform) -> dict[str, object]:
+        value: dict[str, object] = {"architecture": platform.architecture, "os": platform.os}
+        if self.os_version:
+            value["os.version"] = self.os_version
+        if self.os_features:
+            value["os.features"] = list(self.os_features)
+        if platform.variant:
+            value["variant"] = platform.variant
         return value
 
     def annotation(self, name: str) -> str:
@@ -64,10 +80,3 @@ def _platform(fields: JsonObject) -> Platform | None:
         return Platform.parse("/".join(part for part in (system, architecture, variant) if part))
     except ValueError:
         return Platform(system, architecture, variant)  # equal to nothing that can be asked for
-
-
-def _platform_value(platform: Platform) -> dict[str, object]:
-    value: dict[str, object] = {"architecture": platform.architecture, "os": platform.os}
-    if platform.variant:
-        value["variant"] = platform.variant
-    return value

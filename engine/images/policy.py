@@ -11,9 +11,13 @@ from pathlib import Path
 from engine.images import registry_config
 from engine.images.reference import endpoint_of, registry_of
 from engine.images.registry_config import Mirror, RegistryEntry
+from engine.images.registry_flags import RegistryFlags
+from machinefile.errors import UsageError
 
 _CERTIFICATES = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
-"""Where podman and Docker look for the certificates of a registry: in a folder named HOST[:PORT], every `*.crt`."""
+"""Where podman and Docker look for the certificates of a registry: in a folder named HOST[:PORT], every `*.crt` is an
+authority's, and every `*.cert` with its `*.key` one that a client shows."""
+_NO_FLAGS = RegistryFlags()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,13 @@ class TransferPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whom TLS believes."""
+    """Whom TLS believes, and who we are to it."""
 
     authorities: tuple[Path, ...] = ()
     """Certificates beside those of the system."""
     verify: bool = True
+    identities: tuple[tuple[Path, Path], ...] = ()
+    """Certificates that we show when we are asked for one, each with its key; the first has precedence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +68,17 @@ class RegistrySettings:
     certificate_folders: tuple[Path, ...] = ()
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None) -> RegistrySettings:
-        """MBUILD_INSECURE_REGISTRIES: names with commas between them; and the configuration file.
+    def from_environment(
+        cls, environ: Mapping[str, str] | None = None, flags: RegistryFlags = _NO_FLAGS
+    ) -> RegistrySettings:
+        """MBUILD_INSECURE_REGISTRIES: names with commas between them; and the configuration file. `flags` go first.
 
         Raises UsageError (`registry-config-invalid`).
         """
         text = (os.environ if environ is None else environ).get("MBUILD_INSECURE_REGISTRIES", "")
         names = frozenset(name.strip() for name in text.split(",") if name.strip())
-        return cls(names, registry_config.load(environ), _CERTIFICATES)
+        entries = flags.over(registry_config.load(environ, flags.config))
+        return cls(names - {name for name, _ in flags.authorities} | flags.plain, entries, _CERTIFICATES)
 
     def is_plain(self, registry: str) -> bool:
         """Whether `HOST[:PORT]` is spoken to without TLS: what the user said, else one on this machine."""
@@ -90,10 +99,11 @@ class RegistrySettings:
         """Whose certificates count for `HOST[:PORT]`."""
         entry = self._entry(registry) or RegistryEntry(registry)
         names = sorted({registry, registry_of(registry)})
-        listed = [
-            file for folder in self.certificate_folders for name in names for file in _certificates(folder / name)
-        ]
-        return Trust((*entry.ca, *listed), verify=not entry.skip_verify)
+        folders = [folder / name for folder in self.certificate_folders for name in names]
+        listed = [file for folder in folders for file in _files(folder, ".crt")]
+        own = (entry.identity,) if entry.identity is not None else ()
+        found = [pair for folder in folders for pair in _identities(folder)]
+        return Trust((*entry.ca, *listed), not entry.skip_verify, (*own, *found))
 
     def _entry(self, registry: str) -> RegistryEntry | None:
         """Addresses leave out TLS's own port, where the name of an image may have it."""
@@ -101,11 +111,30 @@ class RegistrySettings:
         return next((one for one in self.entries if names & {one.registry, endpoint_of(one.registry)}), None)
 
 
-def _certificates(folder: Path) -> list[Path]:
+def _files(folder: Path, suffix: str) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix == ".crt")
+        return sorted(path for path in folder.iterdir() if path.suffix == suffix)
     except OSError:  # hardly anybody has such a folder; one that we may not look into is not ours
         return []
+
+
+def _identities(folder: Path) -> list[tuple[Path, Path]]:
+    """Certificates with their keys, less those that are for root alone. Source: Docker's ReadCertsDirectory.
+
+    Raises UsageError (`registry-config-invalid`) for a certificate without a key.
+    """
+    found = []
+    for certificate in _files(folder, ".cert"):
+        key = certificate.with_suffix(".key")
+        if not key.exists():
+            raise UsageError(
+                f"the certificate {certificate} has no key: there is no {key.name} beside it",
+                code="registry-config-invalid",
+                hint="put its key there; the certificate of an authority must be called *.crt",
+            )
+        if os.access(certificate, os.R_OK) and os.access(key, os.R_OK):
+            found.append((certificate, key))
+    return found
 
 
 def host_of(registry: str) -> str:

@@ -13,7 +13,9 @@ DEFAULT_TAG = "latest"
 SCRATCH = "scratch"
 
 _DEFAULT_ENDPOINT = "registry-1.docker.io"
-_DEFAULT_ALIASES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
+_DEFAULT_ALIASES = frozenset({"docker.io", "index.docker.io"})
+"""What names the default registry. Source: distribution/reference, splitDockerDomain."""
+_DEFAULT_HOSTS = _DEFAULT_ALIASES | {_DEFAULT_ENDPOINT, "registry.hub.docker.com"}
 _LONGEST_NAME = 255
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -21,6 +23,7 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::[0-9]{{1,5}})?")
+_OTHER_DIGEST = re.compile(r"sha(?:384|512):[0-9a-f]+")
 _BARE_ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -119,7 +122,7 @@ def endpoint_of(registry: str) -> str:
 
 def registry_of(endpoint: str) -> str:
     """The registry that a host, and port, speaks for."""
-    return DEFAULT_REGISTRY if endpoint in _DEFAULT_ALIASES else endpoint
+    return DEFAULT_REGISTRY if endpoint in _DEFAULT_HOSTS else endpoint
 
 
 AnyReference = Reference | LayoutReference | ArchiveReference | Scratch
@@ -146,8 +149,9 @@ def parse_reference(text: str) -> AnyReference:
 def _parse_name(text: str) -> Reference:
     name, at, digest = text.partition("@")
     if at and not is_digest(digest):
-        raise _invalid(text, f"{digest!r} is not a digest", "a digest is sha256: and 64 hexadecimal digits")
-    if _BARE_ID.fullmatch(name):
+        reason = f"{digest!r} is not a digest" if not _OTHER_DIGEST.fullmatch(digest) else "its digest is not a sha256"
+        raise _invalid(text, reason, "a digest is sha256: and 64 hexadecimal digits; no other is supported")
+    if _BARE_ID.fullmatch(text):
         raise _invalid(text, "an image's id is not a name", "write NAME@sha256:DIGEST")
     name, tag = _split_tag(name)
     if tag and not _TAG.fullmatch(tag):

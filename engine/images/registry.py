@@ -15,12 +15,14 @@ from engine.images.credentials import CredentialStore
 from engine.images.descriptor import Descriptor
 from engine.images.digest import digest_of, is_digest
 from engine.images.download import Sink, Verifier, download, mismatch
+from engine.images.foreign import fetch_foreign
 from engine.images.manifest import MAX_MANIFEST_BYTES, parse_manifest
 from engine.images.mirrors import Mirrors
 from engine.images.policy import RegistrySettings, TransferPolicy
 from engine.images.reference import Reference
 from engine.images.retry import RetryableError
 from engine.images.session import Session
+from engine.images.transport import BULK
 from machinefile.errors import TransferError, UntrustedDataError
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ class RegistryClient:
 
     def blob(self, reference: Reference, descriptor: Descriptor, sink: Sink, *, quiet: bool = False) -> None:
         """Stream a blob into `sink`, each byte once and in order; it is verified when this returns. With `quiet` no
-        progress is told.
+        progress is told. A foreign layer comes from where its descriptor says, if the registry does not have it.
 
         Raises UntrustedDataError (`digest-mismatch`, `blob-truncated`, `blob-too-long`, `blob-too-large`) and
         TransferError (`blob-not-found`) too.
@@ -110,12 +112,14 @@ class RegistryClient:
                 download(open_at, verifier, self.session.attempts(), self._policy)
                 return
             except TransferError as error:
-                if place == reference:
+                if place != reference:
+                    self._mirrors.gave_up(place, reference, error)
+                elif not descriptor.urls:
                     raise
-                self._mirrors.gave_up(place, reference, error)
                 if error.code == "digest-mismatch":  # the sink has the wrong bytes already
                     raise
             # The next place goes on where this one stopped.
+        fetch_foreign(self.session, reference, verifier)
 
     def _head(self, reference: Reference) -> Descriptor | None:
         """The descriptor from the headers alone; None where the registry does not give them."""
@@ -166,7 +170,8 @@ class RegistryClient:
         self, reference: Reference, descriptor: Descriptor, headers: Mapping[str, str]
     ) -> Iterator[httpx.Response]:
         what = f"the blob {descriptor.digest} of {reference.short}"
-        with self._exchange(reference, "GET", f"blobs/{descriptor.digest}", headers) as response:
+        bulk = descriptor.size > BULK
+        with self._exchange(reference, "GET", f"blobs/{descriptor.digest}", headers, bulk=bulk) as response:
             if response.status_code == 404:
                 raise TransferError(
                     f"{what} is missing in {reference.registry}",
@@ -180,6 +185,6 @@ class RegistryClient:
             yield response
 
     def _exchange(
-        self, reference: Reference, method: str, path: str, headers: Mapping[str, str]
+        self, reference: Reference, method: str, path: str, headers: Mapping[str, str], *, bulk: bool = False
     ) -> AbstractContextManager[httpx.Response]:
-        return self.session.exchange(reference, method, self.session.url(reference, path), headers=headers)
+        return self.session.exchange(reference, method, self.session.url(reference, path), headers=headers, bulk=bulk)

@@ -8,6 +8,8 @@ plain-http = true
 
 [registry."registry.example.org"]
 ca = "/etc/ssl/example.pem"
+client-cert = "me.pem"
+client-key = "me.key"
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from engine.images.reference import Reference
+from engine.images.reference import Reference, registry_of
 from machinefile.errors import UsageError
 
 VARIABLE = "MBUILD_REGISTRIES_CONFIG"
 _MAX_BYTES = 1 << 20
 _MAX_MIRRORS = 16
-_KEYS = ("mirrors", "plain-http", "ca", "insecure-skip-verify")
+_KEYS = ("mirrors", "plain-http", "ca", "client-cert", "client-key", "insecure-skip-verify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class RegistryEntry:
     """Certificates, in PEM, trusted beside those of the system."""
     skip_verify: bool = False
     """Whoever answers is believed to be the registry."""
+    identity: tuple[Path, Path] | None = None
+    """The certificate, with what it needs up to its authority, and the key that a client shows; in PEM."""
 
 
 def config_file(environ: Mapping[str, str]) -> Path | None:
@@ -68,13 +72,13 @@ def config_file(environ: Mapping[str, str]) -> Path | None:
     return Path(home) / ".config" / "mbuild" / "registries.toml" if home else None
 
 
-def load(environ: Mapping[str, str] | None = None) -> tuple[RegistryEntry, ...]:
-    """What the file says; nothing when there is none.
+def load(environ: Mapping[str, str] | None = None, chosen: Path | None = None) -> tuple[RegistryEntry, ...]:
+    """What the file says, `chosen` or that of the environment; nothing when there is none.
 
     Raises UsageError (`registry-config-invalid`) for one that makes no sense, or that was named and cannot be read.
     """
     found = os.environ if environ is None else environ
-    path = config_file(found)
+    path = chosen or config_file(found)
     if path is None:
         return ()
     try:
@@ -82,8 +86,9 @@ def load(environ: Mapping[str, str] | None = None) -> tuple[RegistryEntry, ...]:
             data = file.read(_MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         # HOME may be another user's when privileges were dropped: what may not be read is not ours.
-        if found.get(VARIABLE):
-            raise _invalid(path, f"it cannot be read: {error.strerror}", f"see {VARIABLE}") from error
+        if chosen or found.get(VARIABLE):
+            named = "--registries-config" if chosen else VARIABLE
+            raise _invalid(path, f"it cannot be read: {error.strerror}", f"see {named}") from error
         return ()
     except OSError as error:
         raise _invalid(path, f"it cannot be read: {error.strerror}") from error
@@ -115,6 +120,21 @@ def parse(data: bytes, path: Path) -> tuple[RegistryEntry, ...]:
     return tuple(entries.values())
 
 
+def parse_place(name: str) -> Mirror | None:
+    """HOST[:PORT][/PREFIX], by the rules for images' names; None for anything else."""
+    try:
+        reference = Reference.parse(f"{name}/image")
+    except UsageError:
+        return None
+    prefix = reference.repository.rpartition("/")[0]
+    host = name.partition("/")[0]
+    # A first part without dot or port is no registry: `team` is docker.io/team.
+    if reference.repository.startswith(f"{host}/") or reference.tag != "latest":
+        return None
+    written = name.partition("/")[2]
+    return Mirror(registry_of(reference.registry), prefix if written else "")
+
+
 class _Section:
     """One registry's table, read key by key."""
 
@@ -132,7 +152,7 @@ class _Section:
                 table = isinstance(value, dict)  # [registry.docker.io]: TOML takes the dot for a table in a table
                 hint = f'if it is part of the name, quote that: [registry."{self._name}.{key}"]' if table else ""
                 self._wrong(f"has no setting {key!r}", f"did you mean {near[0]}?" if near else hint or _known())
-        place = self._place(self._name)
+        place = parse_place(self._name)
         if place is None or place.prefix:
             self._wrong("is not the name of a registry", "write HOST or HOST:PORT, as in the names of images")
         entry = RegistryEntry(
@@ -141,8 +161,9 @@ class _Section:
             plain_http=self._flag("plain-http"),
             ca=self._certificates(),
             skip_verify=bool(self._flag("insecure-skip-verify")),
+            identity=self._identity(),
         )
-        if entry.plain_http and (entry.ca or entry.skip_verify):
+        if entry.plain_http and (entry.ca or entry.skip_verify or entry.identity):
             self._wrong("has plain-http = true, and settings for TLS too", "remove one or the other")
         return entry
 
@@ -157,29 +178,25 @@ class _Section:
             bare = name.partition("://")[2].rstrip("/")
             hint = f'write {bare}; plain HTTP is said in a section of its own: [registry."{bare}"]'
             self._wrong(f"has the mirror {name!r}, which is an address", hint)
-        place = self._place(name.rstrip("/"))
+        place = parse_place(name.rstrip("/"))
         if place is None:
             self._wrong(f"has the mirror {name!r}, which is not the name of a registry", "write HOST[:PORT][/PREFIX]")
         return place
-
-    def _place(self, name: str) -> Mirror | None:
-        """HOST[:PORT][/PREFIX], by the rules for images' names; None for anything else."""
-        try:
-            reference = Reference.parse(f"{name}/image")
-        except UsageError:
-            return None
-        prefix = reference.repository.rpartition("/")[0]
-        host = name.partition("/")[0]
-        # A first part without dot or port is no registry: `team` is docker.io/team.
-        if reference.repository.startswith(f"{host}/") or reference.tag != "latest":
-            return None
-        written = name.partition("/")[2]
-        return Mirror(reference.registry, prefix if written else "")
 
     def _certificates(self) -> tuple[Path, ...]:
         if isinstance(self._fields.get("ca"), str):
             return (self._path.parent / str(self._fields["ca"]),)
         return tuple(self._path.parent / name for name in self._texts("ca"))
+
+    def _identity(self) -> tuple[Path, Path] | None:
+        values = [self._fields.get(key) for key in ("client-cert", "client-key")]
+        named = [value for value in values if isinstance(value, str) and value]
+        if values == [None, None]:
+            return None
+        if len(named) < 2:
+            self._wrong("needs client-cert and client-key together, the name of a file each")
+        certificate, key = (self._path.parent / name for name in named)
+        return certificate, key
 
     def _flag(self, key: str) -> bool | None:
         value = self._fields.get(key)

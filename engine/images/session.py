@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from engine.images.auth import Authenticator, unauthorized
 from engine.images.credentials import CredentialStore
-from engine.images.policy import RegistrySettings, TransferPolicy, host_of
+from engine.images.policy import RegistrySettings, TransferPolicy
 from engine.images.reference import Reference
 from engine.images.retry import Attempts
 from engine.images.transport import Content, Transport
@@ -65,6 +65,7 @@ class Session:
         content: Content = None,
         scope: str = "",
         patience: float | None = None,
+        bulk: bool = False,
     ) -> Iterator[httpx.Response]:
         """One request; a token that has run out is renewed once.
 
@@ -73,21 +74,28 @@ class Session:
         """
         scope = scope or pull_scope(reference.repository)
         ours = self.transport.is_at(reference.endpoint, url)
-        origin_host = host_of(reference.endpoint)
         authorization = self._auth.header(reference.registry, scope) if ours else ""
         for last in (False, True):
             with self.transport.exchange(
-                method, url, headers=headers, authorization=authorization, content=content, patience=patience
+                method,
+                url,
+                headers=headers,
+                authorization=authorization,
+                content=content,
+                patience=patience,
+                bulk=bulk,
             ) as response:
                 refused = response.status_code in (401, 403)
-                if not refused or not ours or response.url.host != origin_host:
+                # Who asks from elsewhere, after a redirect, gets no login, nor says where tokens come from.
+                if not refused or not ours or not self.transport.is_at(reference.endpoint, str(response.url)):
                     yield response
                     return
-                answer = ""
-                if response.status_code == 401 and not last:
-                    answer = self._auth.answer(reference.registry, reference.repository, scope, response, authorization)
-                if not answer:
-                    said = self.transport.quote(response)
-                    known = self._auth.credentials(reference.registry, reference.repository) is not None
-                    raise unauthorized(reference.registry, reference.short, known, said)
-                authorization = answer
+                said = self.transport.quote(response)
+            # Only now that the refusal is read to its end may its connection go to who asks for a token.
+            answer = ""
+            if response.status_code == 401 and not last:
+                answer = self._auth.answer(reference.registry, reference.repository, scope, response, authorization)
+            if not answer:
+                known = self._auth.credentials(reference.registry, reference.repository) is not None
+                raise unauthorized(reference.registry, reference.short, known, said)
+            authorization = answer

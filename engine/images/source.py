@@ -18,6 +18,7 @@ from engine.images.image import ResolvedImage, check_is_image, empty_image, reso
 from engine.images.place import LocalPlace, Place, RegistryPlace, open_archive, open_layout
 from engine.images.policy import RegistrySettings, TransferPolicy
 from engine.images.reference import ArchiveReference, LayoutReference, Reference, Scratch, parse_reference
+from engine.images.registry_flags import RegistryFlags
 from engine.images.selection import select
 from machinefile.errors import TransferError, UntrustedDataError
 from machinefile.steps import BaseReference
@@ -25,6 +26,8 @@ from machinefile.steps import BaseReference
 if TYPE_CHECKING:
     from engine.images.credentials import CredentialStore
     from engine.images.registry import RegistryClient
+
+_NO_FLAGS = RegistryFlags()
 
 Stored = Callable[[str], bytes | None]
 """Gives a manifest or configuration by its digest where there is a copy at hand."""
@@ -62,15 +65,18 @@ class ImageSources:
         stored: Stored = nothing_stored,
         credentials: CredentialStore | None = None,
         settings: RegistrySettings | None = None,
+        flags: RegistryFlags = _NO_FLAGS,
         policy: TransferPolicy | None = None,
         cancelled: threading.Event | None = None,
     ) -> None:
-        """`base_dir` is where the relative paths of layouts and archives begin."""
+        """`base_dir` is where the relative paths of layouts and archives begin. Without `settings` those of the
+        environment count, read when a registry is first asked, after `flags`."""
         self._base_dir = base_dir
         self._observer = observer
         self._stored = stored
         self._credentials = credentials
         self._settings = settings
+        self._flags = flags
         self._policy = policy
         self._cancelled = cancelled or threading.Event()
         self._held = ExitStack()
@@ -144,7 +150,7 @@ class ImageSources:
                 client = RegistryClient(
                     observer=self._observer,
                     credentials=self._credentials,
-                    settings=self._settings,
+                    settings=self._settings or RegistrySettings.from_environment(flags=self._flags),
                     policy=self._policy,
                     cancelled=self._cancelled,
                 )

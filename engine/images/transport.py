@@ -1,19 +1,20 @@
-"""One HTTP exchange: clients, proxies, certificates, redirects, and httpx's errors turned into ours."""
+"""One HTTP exchange: what is sent, redirects, and httpx's errors turned into ours."""
 
 from __future__ import annotations
 
 import re
-import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from engine.images.policy import RegistrySettings, TransferPolicy, Trust, is_loopback
+from engine.images.clients import Clients, authority
+from engine.images.policy import RegistrySettings, TransferPolicy
 from engine.images.retry import RetryableError, retry_after
-from machinefile.errors import InterruptedBuildError, TransferError, UntrustedDataError, UsageError
+from machinefile.errors import InterruptedBuildError, TransferError, UntrustedDataError
 
 if TYPE_CHECKING:
     import httpx
@@ -21,11 +22,24 @@ if TYPE_CHECKING:
 Content = bytes | Callable[[], Iterable[bytes]] | None
 """What a request carries; a function gives it anew each time it must be sent."""
 
+BULK = 1 << 20
+"""Bytes: bodies longer than this come and go over HTTP/1.1. httpcore's HTTP/2 takes twice the processor time for them,
+and sends no faster than the server grants: often a megabyte for each round trip."""
+
 _MAX_REDIRECTS = 5
-_MAX_CONNECTIONS = 16
+_MAX_SENT = 1 << 15
+"""Bytes: requests with longer bodies go over HTTP/1.1 too. They could fill HTTP/2's first flow-control window (65,535
+bytes), and httpcore, waiting for more of it, does not see an answer that comes before the body's end."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONTROL = re.compile(r"[^\x20-\x7e\xa0-\U0010ffff]+")
 _LONGEST_QUOTE = 300
+_REFUSED_IDENTITY = (
+    "ALERT_CERTIFICATE_REQUIRED",
+    "ALERT_BAD_CERTIFICATE",
+    "ALERT_UNKNOWN_CA",
+    "ALERT_HANDSHAKE_FAILURE",
+)
+"""What OpenSSL calls a server's refusals of a client certificate, in OpenSSL's words for the reason of an error."""
 
 
 class Transport:
@@ -37,9 +51,7 @@ class Transport:
         self.settings = settings
         self.policy = policy
         self.cancelled = cancelled or threading.Event()
-        self._lock = threading.Lock()
-        self._clients: dict[tuple[bool, Trust | None], httpx.Client] = {}
-        self._held = ExitStack()
+        self._clients = Clients(settings, self.cancelled)
 
     def __enter__(self) -> Transport:
         return self
@@ -47,8 +59,7 @@ class Transport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._clients.clear()
-        self._held.close()
+        self._clients.close()
 
     def origin(self, registry: str) -> str:
         """Where a registry's API stands: scheme and host."""
@@ -64,40 +75,40 @@ class Transport:
         authorization: str = "",
         content: Content = None,
         patience: float | None = None,
+        bulk: bool = False,
     ) -> Iterator[httpx.Response]:
         """Send a request and follow redirects; the answer's body is not read yet.
 
         `authorization` goes to the first host alone. `patience`, in seconds, is for an answer that may take longer
-        than the policy has it. Raises TransferError (`registry-failed`,
-        `registry-untrusted-certificate`), and RetryableError for what may pass.
+        than the policy has it. `bulk` says that the answer may be longer than BULK. Within an exchange no thread may
+        begin a second one. Raises TransferError (`registry-failed`, `registry-untrusted-certificate`), and
+        RetryableError for what may pass.
         """
         import httpx
 
-        current = self._parsed(url)
-        first = current
-        with ExitStack() as stack:
-            for _ in range(_MAX_REDIRECTS + 1):
-                sent = {"User-Agent": "mbuild", "Accept-Encoding": "identity", **(headers or {})}
-                if authorization and _origin(current) == _origin(first):
-                    sent["Authorization"] = authorization
-                with _translated(current.host):
-                    client = self._client(current)
-                    body = content() if callable(content) else content
-                    request = client.build_request(
-                        method, current, headers=sent, content=body, timeout=self._timeout(patience)
-                    )
-                    response = client.send(request, stream=True)
-                stack.callback(_close, response)
+        first = current = self._parsed(url)
+        long = callable(content) or len(content or b"") > _MAX_SENT
+        for _ in range(_MAX_REDIRECTS + 1):
+            sent = {"User-Agent": "mbuild", "Accept": "*/*", "Accept-Encoding": "identity", **(headers or {})}
+            if authorization and _origin(current) == _origin(first):
+                sent["Authorization"] = authorization
+            request = httpx.Request(
+                method,
+                current,
+                headers=sent,
+                content=content() if callable(content) else content,
+                extensions={"timeout": self._timeouts(patience)},
+            )
+            with _translated(current.host), self._clients.exchange(request, bulk=bulk or long) as response:
                 location = response.headers.get("location")
                 if response.status_code not in _REDIRECTS or not location:
-                    with _translated(current.host):
-                        yield response
+                    yield response
                     return
                 try:
                     current = self._checked(first, current.join(location))
                 except httpx.InvalidURL as error:
                     raise _bad_redirect(first, "to what is not an address") from error
-            raise _bad_redirect(first, "without end")
+        raise _bad_redirect(first, "without end")
 
     def follow(self, response: httpx.Response, location: str) -> str:
         """The address that an answer's Location means, under the rules for redirects. Raises TransferError."""
@@ -125,49 +136,14 @@ class Transport:
         if target.scheme not in ("http", "https") or not target.host:
             raise _bad_redirect(first, f"to {str(target)[:200]!r}")
         left_tls = first.scheme == "https" and target.scheme == "http"
-        if left_tls and not self.settings.is_plain(_authority(target)):
+        if left_tls and not self.settings.is_plain(authority(target)):
             raise _bad_redirect(first, f"from TLS to plain HTTP on {target.host}")
         return target.copy_with(userinfo=b"")
 
-    def _client(self, url: httpx.URL) -> httpx.Client:
-        """Loopback never goes through a proxy, and TLS is set up (20 ms) only where it is used."""
-        local = is_loopback(url.host)
-        trust = self.settings.trust(_authority(url)) if url.scheme == "https" else None
-        with self._lock:
-            client = self._clients.get((local, trust))
-            if client is None:
-                # A context without certificates trusts nobody: right for a client that never speaks TLS.
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if trust is None else _context(trust)
-                client = self._held.enter_context(self._new_client(context, proxied=not local))
-                self._clients[local, trust] = client
-            return client
-
-    def _timeout(self, patience: float | None = None) -> httpx.Timeout:
-        import httpx
-
-        read = patience or self.policy.read_timeout
-        return httpx.Timeout(self.policy.read_timeout, read=read, connect=self.policy.connect_timeout)
-
-    def _new_client(self, context: ssl.SSLContext, *, proxied: bool) -> httpx.Client:
-        import httpx
-
-        try:
-            return httpx.Client(
-                verify=context,
-                trust_env=proxied,
-                # Threads that share one HTTP/2 connection of httpcore's can end up waiting for one another, each for
-                # what another has read (seen with uploads in parallel to a registry behind TLS).
-                http2=False,
-                timeout=self._timeout(),
-                limits=httpx.Limits(max_connections=_MAX_CONNECTIONS),
-                follow_redirects=False,
-            )
-        except (ValueError, ImportError) as error:  # httpx's words for a proxy variable it cannot use
-            raise TransferError(
-                f"the proxy settings cannot be used: {error}",
-                code="proxy-invalid",
-                hint="check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY",
-            ) from error
+    def _timeouts(self, patience: float | None) -> dict[str, float]:
+        """As httpx hands them to httpcore."""
+        usual, connect = self.policy.read_timeout, self.policy.connect_timeout
+        return {"connect": connect, "read": patience or usual, "write": usual, "pool": connect}
 
     def read(self, response: httpx.Response, limit: int, what: str) -> bytes:
         """The whole of a small body. Raises UntrustedDataError (`answer-too-long`) beyond `limit` bytes, and
@@ -217,34 +193,6 @@ def _message(data: bytes) -> str:
         return ""
 
 
-def _context(trust: Trust) -> ssl.SSLContext:
-    context = _system_context()
-    for file in trust.authorities:
-        try:
-            context.load_verify_locations(cafile=file)
-        except OSError as error:  # ssl.SSLError is one
-            reason = "no certificate in PEM is in it" if isinstance(error, ssl.SSLError) else error.strerror
-            raise UsageError(
-                f"the certificate {file} cannot be used: {reason}",
-                code="registry-config-invalid",
-                hint="mend the file, or the configuration of registries that names it",
-            ) from error
-    if not trust.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _system_context() -> ssl.SSLContext:
-    """The system's certificates, or SSL_CERT_FILE's; certifi's where the system has none."""
-    paths = ssl.get_default_verify_paths()
-    if paths.cafile or paths.capath:
-        return ssl.create_default_context()
-    import certifi
-
-    return ssl.create_default_context(cafile=certifi.where())
-
-
 @contextmanager
 def _translated(host: str) -> Iterator[None]:
     import httpx
@@ -254,27 +202,53 @@ def _translated(host: str) -> Iterator[None]:
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
         raise _unreachable(host, error) from error
     except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError) as error:
-        reason = str(error) or "no answer in time"
-        raise RetryableError(_failed(f"the connection to {host} broke: {reason}")) from error
+        raise _broken(host, error) from error
     except httpx.HTTPError as error:
+        if _is_http2(error.__cause__):  # the server ended what we were still sending
+            raise _broken(host, error) from error
         raise _failed(f"{host} cannot be asked: {error}") from error
+    except Exception as error:
+        if _is_http2(error):  # httpcore lets pass what goes wrong while a body is read: a short one, for instance
+            raise _broken(host, error) from error
+        raise
+
+
+def _is_http2(error: BaseException | None) -> bool:
+    """Whether the error is HTTP/2's, or stands for one. Imports nothing: without h2 there is none."""
+    h2 = sys.modules.get("h2.exceptions")
+    if h2 is None or error is None:
+        return False
+    return any(isinstance(one, h2.ProtocolError) for one in (error, *error.args))
+
+
+def _broken(host: str, error: Exception) -> TransferError | RetryableError:
+    text = str(error) or "no answer in time"
+    if any(alert in text for alert in _REFUSED_IDENTITY):
+        return TransferError(
+            f"{host} refuses this client's certificate, or the lack of one: {text}",
+            code="registry-unauthorized",
+            hint="name a certificate and its key as client-cert and client-key in registries.toml",
+        )
+    return RetryableError(_failed(f"the connection to {host} broke: {text}"))
 
 
 def _unreachable(host: str, error: Exception) -> TransferError | RetryableError:
     text = str(error) or "no answer in time"
+    if any(alert in text for alert in _REFUSED_IDENTITY):
+        return _broken(host, error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return TransferError(
             f"the certificate of {host} is not trusted: {text}",
             code="registry-untrusted-certificate",
             hint="put its authority's certificate into a file and name that as ca in registries.toml, "
-            "or in SSL_CERT_FILE",
+            "with --registry-ca, or in SSL_CERT_FILE",
         )
     if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
         return TransferError(
             f"{host} does not speak TLS",
             code="registry-unreachable",
             hint="if it may be trusted in plain HTTP, say plain-http = true in registries.toml, "
-            "or name it in MBUILD_INSECURE_REGISTRIES",
+            "or name it with --plain-http or in MBUILD_INSECURE_REGISTRIES",
         )
     unreachable = TransferError(
         f"{host} cannot be reached: {text}",
@@ -294,12 +268,3 @@ def _bad_redirect(first: httpx.URL, how: str) -> TransferError:
 
 def _origin(url: httpx.URL) -> tuple[str, str, int]:
     return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)
-
-
-def _authority(url: httpx.URL) -> str:
-    host = f"[{url.host}]" if ":" in url.host else url.host
-    return f"{host}:{url.port}" if url.port else host
-
-
-def _close(response: httpx.Response) -> None:
-    response.close()

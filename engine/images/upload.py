@@ -30,6 +30,8 @@ Open = Callable[[str], BinaryIO]
 _AT_ONCE = 1 << 18
 """Bytes: blobs up to this size go with the request that ends the upload."""
 _CHUNK = 1 << 18
+_PIECE = 16 << 20
+"""Bytes: requests of this size replace one that was too large for something on the way."""
 _EVENT_SECONDS = 0.1
 _MOST_ORIGINS = 3
 _RANGE = re.compile(r"(?:bytes[= ])?0-(\d{1,19})", re.ASCII)
@@ -73,6 +75,8 @@ class Upload:
         self._done = 0
         """Bytes that the registry says it has of the upload at `_location`."""
         self._sent = False
+        self._piece = descriptor.size
+        """Bytes that go in one request."""
         self._told = float("-inf")
 
     def run(self, stop: threading.Event) -> Delivery:
@@ -167,16 +171,22 @@ class Upload:
 
     def _send(self, file: BinaryIO) -> None:
         """Everything that is left, in one request, as Docker sends it: many registries do not take several."""
-        start, end = self._done, self._blob.size
-        if start == end:
-            return
+        while self._done < self._blob.size:
+            self._send_piece(file, self._done, min(self._done + self._piece, self._blob.size))
+
+    def _send_piece(self, file: BinaryIO, start: int, end: int) -> None:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(end - start)}
-        if start:
+        if end - start < self._blob.size:
             headers["Content-Range"] = f"{start}-{end - 1}"
         patience = self._session.policy.commit_timeout
         with self._exchange(
-            "PATCH", self._location, headers=headers, content=lambda: self._chunks(file, start), patience=patience
+            "PATCH", self._location, headers=headers, content=lambda: self._chunks(file, start, end), patience=patience
         ) as response:
+            if response.status_code == 413 and self._piece > _PIECE:
+                self._piece = _PIECE
+                self._forget()
+                refusal = self._refusal(response)
+                raise refusal if isinstance(refusal, RetryableError) else RetryableError(refusal, wait=0)
             self._check_alive(response)
             if response.status_code not in (200, 201, 202, 204):
                 raise self._refusal(response)
@@ -246,10 +256,10 @@ class Upload:
     def _forget(self) -> None:
         self._location, self._done = "", 0
 
-    def _chunks(self, file: BinaryIO, start: int) -> Iterator[bytes]:
+    def _chunks(self, file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
         file.seek(start)
         done = start
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(min(_CHUNK, end - done)):
             if self._stop.is_set():
                 raise InterruptedBuildError
             yield chunk

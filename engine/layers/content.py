@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
-from engine.layers.compression import CHUNK, decompress
+from engine.layers.compression import CHUNK, Source, decompress
 from engine.layers.entry import EntryType
 from engine.layers.index import LayerIndex
 from engine.layers.limits import LayerLimits
 from engine.layers.root import Located
 from engine.layers.tarread import Content, TarStream, truncated
 
-BlobOpener = Callable[[], BinaryIO]
+BlobOpener = Callable[[], AbstractContextManager[Source]]
 """Opens a layer's blob, compressed or not, at its start."""
 
 

@@ -9,6 +9,7 @@ zstd were measured: zstd -1 makes the smaller disk in less time, lz4 reads a lit
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from engine import process
 from engine.layers.compression import CHUNK, Source, decompress
@@ -39,6 +40,17 @@ _COMPRESSION = ("-c", "zstd", "-X", "level=1")
 _SQUASHFS_XATTRS = ("user.", "security.", "trusted.")
 """All that squashfs can hold: POSIX ACLs (system.) stay in the layer and are not seen by steps."""
 _FINISH_SECONDS = 600.0
+_HELD = 32 << 10
+_PIPE_BYTES = 1 << 20
+"""As much as an ordinary user may ask for: fewer turns between us and tar2sqfs."""
+
+
+class Blob(Source, Protocol):
+    """What a layer is read from; twice if need be."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go to a place in it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +83,7 @@ def disk_path(folder: Path, index: LayerIndex, below: RootView) -> Path:
 
 
 def prepare_layer(
-    blob: BinaryIO,
+    blob: Blob,
     *,
     diff_id: str,
     limits: LayerLimits,
@@ -132,7 +144,7 @@ def make_disk(
     return destination
 
 
-def _read(blob: BinaryIO, diff_id: str, limits: LayerLimits, disk: SquashfsWriter | None) -> tuple[LayerIndex, bool]:
+def _read(blob: Source, diff_id: str, limits: LayerLimits, disk: SquashfsWriter | None) -> tuple[LayerIndex, bool]:
     """The index, and whether the disk got a file that is not in the layer any more."""
     reader = LayerReader(decompress(blob, limits), limits)
     kept = KeptFiles()
@@ -218,17 +230,17 @@ class SquashfsWriter:
         self._write(header_blocks(entry if len(allowed) == len(entry.xattrs) else replace(entry, xattrs=allowed)))
 
     def _write(self, data: bytes) -> None:
-        if len(data) + len(self._held) < CHUNK // 4:
-            self._held += data
+        if len(data) < _HELD and len(data) + len(self._held) < CHUNK:
+            self._held += data  # what is small goes together, what is large is not copied
             return
         self._flush()
         self._send(data)
 
     def _flush(self) -> None:
-        self._send(bytes(self._held))
-        self._held.clear()
+        self._send(self._held)
+        self._held = bytearray()
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes | bytearray) -> None:
         rest = memoryview(data)
         if self._pipe is None:
             raise ValueError("the disk is finished")
@@ -314,6 +326,8 @@ def _squashfs(folder: Path, scratch: Path | None = None) -> Iterator[SquashfsWri
     try:
         with tempfile.TemporaryFile() as errors:
             reading, writing = os.pipe()
+            with suppress(OSError):  # where there are many such pipes already, it stays small
+                fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
             try:
                 child = process.spawn(
                     [_PROGRAM, "--quiet", "--force", "--no-skip", *_COMPRESSION, name],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from engine.layers.disk import making_disk
 from engine.layers.entry import Entry, EntryType
 from engine.layers.index import LayerIndex
 from engine.layers.limits import LayerLimits
+from engine.layers.names import join
 from engine.layers.root import Located, RootView
 from engine.layers.tarwrite import Item, WrittenLayer, write_layer
 
@@ -49,26 +51,49 @@ def _is_told(root: RootView) -> bool:
     return any("" in index for index in root.indexes)
 
 
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Layers, lowest first, whose files go into a folder of that name; with the empty name into the root."""
+
+    name: str
+    indexes: Sequence[LayerIndex]
+    openers: Sequence[BlobOpener]
+
+
 def flatten(
-    indexes: Sequence[LayerIndex],
-    openers: Sequence[BlobOpener],
+    folders: Sequence[Folder],
     out: Sink,
     *,
     limits: LayerLimits | None = None,
     scratch: Path | None = None,
 ) -> WrittenLayer:
-    """Write all layers, lowest first, as one canonical layer. Contents are copied through a nameless file in
-    `scratch`, so that each layer is read once."""
-    merged = merged_entries(RootView(indexes))
-    wanted = [one.source for one in merged if one.entry.type is EntryType.FILE]
-    with LayerFiles(indexes, openers, limits).gather(wanted, scratch) as contents:
-        return write_layer(
-            [
-                Item(one.entry, partial(contents.open, one.source) if one.entry.type is EntryType.FILE else None)
+    """Write all layers of each folder as one, and the folders as one canonical layer. Contents are copied through a
+    nameless file a folder in `scratch`, so that each layer is read once."""
+    items: list[Item] = []
+    with ExitStack() as held:
+        for folder in folders:
+            merged = merged_entries(RootView(folder.indexes))
+            wanted = [one.source for one in merged if one.entry.type is EntryType.FILE]
+            files = LayerFiles(folder.indexes, folder.openers, limits)
+            contents = held.enter_context(files.gather(wanted, scratch))
+            if folder.name and not (merged and merged[0].entry.path == ""):
+                items.append(Item(Entry(folder.name, EntryType.DIRECTORY, 0o755)))
+            items += (
+                Item(
+                    _moved(one.entry, folder.name),
+                    partial(contents.open, one.source) if one.entry.type is EntryType.FILE else None,
+                )
                 for one in merged
-            ],
-            out,
-        )
+            )
+        return write_layer(items, out)
+
+
+def _moved(entry: Entry, folder: str) -> Entry:
+    """The entry in a folder. A symbolic link stays: it is followed where the folder is the root."""
+    if not folder:
+        return entry
+    link = join(folder, entry.link) if entry.type is EntryType.HARDLINK else entry.link
+    return replace(entry, path=join(folder, entry.path) if entry.path else folder, link=link)
 
 
 def merge_disk(

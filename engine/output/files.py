@@ -7,13 +7,14 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.output.kinds import OutputSpec
+from engine.output.kinds import OutputSpec, OutputType
 from machinefile.errors import HostError, InterruptedBuildError, UsageError
+from machinefile.platform import Platform
 
 _STDOUT = 1
 
@@ -102,6 +103,22 @@ def check_destinations(outputs: tuple[OutputSpec, ...]) -> None:
                 code="output-in-the-way",
                 hint=f"name a file in it: dest={output.destination}/image.tar",
             )
+
+
+def check_platforms(outputs: Sequence[OutputSpec], platforms: Sequence[Platform]) -> None:
+    """Refuse what an output cannot hold of a build for these platforms.
+
+    Raises UsageError: `output-one-platform`, `annotation-unsupported`.
+    """
+    for output in outputs:
+        if len(platforms) > 1 and not output.type.holds_several:
+            why = "docker load takes no index of images" if output.type is OutputType.DOCKER else "it has one root"
+            raise UsageError(
+                f"-o type={output.type.value} cannot hold images for {len(platforms)} platforms: {why}",
+                code="output-one-platform",
+                hint="build one platform at a time, or write type=oci, or push the images",
+            )
+        output.annotations.check(platforms)
 
 
 def _mode(path: Path) -> int | None:

@@ -16,13 +16,13 @@ from engine.images.config import History, ImageConfiguration
 from engine.images.descriptor import Descriptor
 from engine.images.manifest import Manifest
 from engine.layers.entry import NORMAL_TIME
+from engine.output.annotations import NO_ANNOTATIONS, Annotations
 from engine.output.compress import packed
 from engine.output.kinds import OutputSpec
-from machinefile.imageconfig import Pairs
+from machinefile.platform import Platform
 from machinefile.steps import BuildGraph
 
 COMMENT = "mbuild.machinefile.v0"
-
 
 _DOCKER_TYPES = {
     mediatype.OCI_MANIFEST: mediatype.DOCKER_MANIFEST,
@@ -46,11 +46,38 @@ class BuiltImage:
     """Its layers as the store keeps them: the base's as they came, then this build's, plain."""
     from_base: int = 0
     """How many of them are the base's."""
+    platform: Platform | None = None
+    """What it was asked for; None counts as no particular one."""
+    os_version: str = ""
+    os_features: tuple[str, ...] = ()
+
+    @property
+    def document(self) -> Manifest:
+        """What its digest is of."""
+        return self.manifest
+
+    @property
+    def media_type(self) -> str:
+        """Of the manifest."""
+        return self.manifest.media_type
+
+    @property
+    def images(self) -> tuple[BuiltImage, ...]:
+        """Itself."""
+        return (self,)
+
+    def below(self) -> tuple[Descriptor, ...]:
+        """Every blob that it is made of, the manifest left out."""
+        return (self.manifest.config, *self.manifest.layers)
 
     def keep(self, name: str, store: Store) -> None:
         """Give it a name in the store. Raises StoreError."""
-        kept = rfc3339(time.time())
-        store.names.put(NamedImage(name, self.digest, self.size, self.manifest.media_type, kept))
+        keep_name(name, self.digest, self.size, self.media_type, store)
+
+
+def keep_name(name: str, digest: str, size: int, media_type: str, store: Store) -> None:
+    """Give a manifest or an index, `size` bytes long, a name in the store. Raises StoreError."""
+    store.names.put(NamedImage(name, digest, size, media_type, rfc3339(time.time())))
 
 
 def rfc3339(seconds: float) -> str:
@@ -58,15 +85,39 @@ def rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def assemble(graph: BuildGraph, base: Base, result: StepResult, store: Store, annotations: Pairs = ()) -> BuiltImage:
-    """Write configuration, compressed layers and manifest into the store. The base's blobs are there already."""
-    config = _configuration(graph, base, result).to_json()
+def assemble(
+    graph: BuildGraph,
+    base: Base,
+    result: StepResult,
+    store: Store,
+    annotations: Annotations = NO_ANNOTATIONS,
+    platform: Platform | None = None,
+) -> BuiltImage:
+    """Write configuration, compressed layers and manifest into the store. The base's blobs are there already.
+
+    `platform` is what was asked for; the configuration says what the target's base is for.
+    """
+    platform = platform or graph.platform
+    configuration = _configuration(graph, base, result)
+    config = configuration.to_json()
     manifest = Manifest(
         config=Descriptor(mediatype.OCI_CONFIG, store.blobs.put(config), len(config)),
         layers=(*(_as_kept(layer) for layer in base.layers), *packed(result.layers, store)),
-        annotations=tuple(sorted(annotations)),
+        annotations=annotations.of_manifest(platform),
     )
-    return _kept(manifest, store, (*base.layers, *result.layers), len(base.layers))
+    return _kept(
+        BuiltImage(
+            "",
+            manifest,
+            0,
+            (*base.layers, *result.layers),
+            len(base.layers),
+            platform,
+            configuration.os_version,
+            configuration.os_features,
+        ),
+        store,
+    )
 
 
 def variant(
@@ -79,19 +130,21 @@ def variant(
     """
     kept = 0 if output.force_compression else image.from_base
     own = packed(image.layers[kept:], store, output.compression, cancelled)
+    added = output.annotations.of_manifest(image.platform)
     manifest = replace(
         image.manifest,
         layers=(*image.manifest.layers[:kept], *own),
-        annotations=tuple(sorted({**dict(image.manifest.annotations), **dict(output.annotations)}.items())),
+        annotations=tuple(sorted({**dict(image.manifest.annotations), **dict(added)}.items())),
     )
     if not output.oci_media_types:
         manifest = _for_docker(manifest)
-    return image if manifest == image.manifest else _kept(manifest, store, image.layers, image.from_base)
+    return image if manifest == image.manifest else _kept(replace(image, manifest=manifest), store)
 
 
-def _kept(manifest: Manifest, store: Store, layers: tuple[Layer, ...], from_base: int) -> BuiltImage:
-    data = manifest.to_json()
-    return BuiltImage(store.blobs.put(data), manifest, len(data), layers, from_base)
+def _kept(image: BuiltImage, store: Store) -> BuiltImage:
+    """The image with its manifest in the store, and what that is there."""
+    data = image.manifest.to_json()
+    return replace(image, digest=store.blobs.put(data), size=len(data))
 
 
 def _as_kept(layer: Layer) -> Descriptor:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from engine.output.annotations import NO_ANNOTATIONS, Annotations
 from engine.output.compress import DEFAULT, Compression
-from machinefile.imageconfig import Pairs
 
 STDOUT = Path("-")
 
@@ -35,6 +35,11 @@ class OutputType(Enum):
         """Whether it is an image with layers, not only its files."""
         return self in (OutputType.OCI, OutputType.DOCKER, OutputType.IMAGE)
 
+    @property
+    def holds_several(self) -> bool:
+        """Whether it can hold images for several platforms."""
+        return self not in (OutputType.DOCKER, OutputType.DISK, OutputType.MACHINE)
+
 
 class DiskFormat(Enum):
     """File systems that `disk` makes."""
@@ -59,8 +64,8 @@ class OutputSpec:
     """`name=`: names of the image beside those of -t, canonical."""
     push: bool = False
     """IMAGE: send it to the registries of its names."""
-    annotations: Pairs = ()
-    """Of the manifest, beside the build's own."""
+    annotations: Annotations = NO_ANNOTATIONS
+    """Beside the build's own."""
     oci_media_types: bool = True
     """False for Docker's media types, for registries that know no others."""
     disk_format: DiskFormat = DiskFormat.SQUASHFS

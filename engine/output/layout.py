@@ -1,4 +1,4 @@
-"""-o type=oci and type=docker: an image as an OCI layout, in a folder or a tar.
+"""-o type=oci and type=docker: an image, or an index of several, as an OCI layout, in a folder or a tar.
 
 The tar for Docker is an OCI layout too, with `manifest.json` beside its index, as `docker save` writes it: Docker reads
 either, older tools only the second. Sources: OCI image spec, image-layout.md; Docker image spec v1.2.
@@ -24,6 +24,7 @@ from engine.layers.entry import Entry, EntryType
 from engine.layers.tarheader import BLOCK, ZERO_BLOCK
 from engine.layers.tarwrite import header_blocks
 from engine.output.image import BuiltImage
+from engine.output.index import Built
 from machinefile.errors import InterruptedBuildError, StoreError
 from machinefile.imageconfig import Pairs
 
@@ -31,39 +32,38 @@ _MANIFEST_FILE = "manifest.json"
 _NO_NAME = "latest"
 
 
-def write_folder(
-    image: BuiltImage, names: tuple[str, ...], folder: Path, store: Store, cancelled: threading.Event
-) -> None:
-    """Write a layout into a folder, where its other images stay. An image without a name is tagged `latest`.
+def write_folder(built: Built, names: tuple[str, ...], folder: Path, store: Store, cancelled: threading.Event) -> None:
+    """Write a layout into a folder, where its other images stay. What has no name is tagged `latest`.
 
     Until its index is replaced, last, a reader sees the folder as it was. Raises HostError (`output-failed`),
     UsageError (`output-not-a-layout`).
     """
     writer = LayoutWriter(folder)
-    for descriptor in _blobs(image):
+    for descriptor in built.below():
         if not writer.has_blob(descriptor):
             writer.add_blob(_chunks(descriptor, store, cancelled), descriptor.media_type, descriptor.digest)
     for entry in map(dict, _listed(names)):
-        writer.add_manifest(image.manifest, tag=entry[REF_NAME], name=entry.get(IMAGE_NAME, ""))
+        writer.add_manifest(built.document, tag=entry[REF_NAME], name=entry.get(IMAGE_NAME, ""))
     writer.commit()
 
 
 def write_archive(
-    image: BuiltImage, names: tuple[str, ...], out: Sink, store: Store, cancelled: threading.Event, *, docker: bool
+    built: Built, names: tuple[str, ...], out: Sink, store: Store, cancelled: threading.Event, *, docker: bool
 ) -> None:
     """Write a layout as a tar; the same image and names give the same bytes.
 
-    For Docker an image without a name has none. Raises StoreError (`blob-corrupt`), InterruptedBuildError.
+    Docker takes a lone image only; one without a name has none there.
+    Raises StoreError (`blob-corrupt`), InterruptedBuildError.
     """
-    whole = Descriptor(image.manifest.media_type, image.digest, image.size)
+    whole = Descriptor(built.media_type, built.digest, built.size)
     listed = _listed(names, nameless=() if docker else ((REF_NAME, _NO_NAME),))
     small = {
         INDEX_FILE: Index(tuple(_annotated(whole, entry) for entry in listed)).to_json(),
         LAYOUT_FILE: dump({"imageLayoutVersion": VERSION}),
     }
-    if docker:
-        small[_MANIFEST_FILE] = _docker_manifest(image, names)
-    large = {blob_name(blob.digest): blob for blob in (*_blobs(image), whole)}
+    if docker and isinstance(built, BuiltImage):
+        small[_MANIFEST_FILE] = _docker_manifest(built, names)
+    large = {blob_name(blob.digest): blob for blob in (*built.below(), whole)}
     _put(out, "blobs")
     _put(out, "blobs/sha256")
     for name, blob in sorted(large.items()):
@@ -85,10 +85,6 @@ def _put(out: Sink, name: str, size: int | None = None) -> None:
         out.write(header_blocks(Entry(name, EntryType.FILE, 0o644, size=size)))
 
 
-def _blobs(image: BuiltImage) -> tuple[Descriptor, ...]:
-    return (image.manifest.config, *image.manifest.layers)
-
-
 def _listed(names: tuple[str, ...], nameless: Pairs = ((REF_NAME, _NO_NAME),)) -> list[Pairs]:
     """The annotations of each line of the index: the tag for readers of layouts, the whole name for containerd."""
     return [((IMAGE_NAME, name), (REF_NAME, _tag(name))) for name in names] or [nameless]
@@ -103,7 +99,7 @@ def _annotated(descriptor: Descriptor, annotations: Pairs) -> Descriptor:
 
 
 def _docker_manifest(image: BuiltImage, names: tuple[str, ...]) -> bytes:
-    config, *layers = [blob_name(blob.digest) for blob in _blobs(image)]
+    config, *layers = [blob_name(blob.digest) for blob in image.below()]
     tags = [Reference.parse(name).short for name in names]
     return json.dumps([{"Config": config, "RepoTags": tags or None, "Layers": layers}], separators=(",", ":")).encode()
 

@@ -6,21 +6,24 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cache.store import Store
 from engine.events import Note, Observer
-from engine.layers.flatten import flatten, merge_disk, merged_entries
+from engine.layers.flatten import Folder, flatten, merge_disk, merged_entries
 from engine.layerstore import LayerStore
 from engine.output.ext4 import make_ext4
 from engine.output.files import check_destinations, output_errors, replacing, writing
-from engine.output.image import BuiltImage, variant
+from engine.output.image import BuiltImage
+from engine.output.index import Built, variant_of
 from engine.output.kinds import DiskFormat, OutputSpec, OutputType
 from engine.output.layout import write_archive, write_folder
 from engine.output.local import write_local
+from engine.platforms import folder_name
 from machinefile.errors import UsageError
 
-Push = Callable[[BuiltImage, Sequence[str]], None]
-"""Sends an image whose blobs are in the store to the registries of its names."""
+Push = Callable[[Built, Sequence[str]], None]
+"""Sends an image, or an index with its images, whose blobs are in the store to the registries of its names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +31,13 @@ class Written:
     """An output that is there."""
 
     output: OutputSpec
-    image: BuiltImage
+    built: Built
     """As it went out: with another compression it has another digest than in the store."""
 
 
 def write_outputs(
     outputs: Sequence[OutputSpec],
-    image: BuiltImage,
+    built: Built,
     names: Sequence[str],
     store: Store,
     layers: LayerStore,
@@ -49,13 +52,13 @@ def write_outputs(
     Raises UsageError, HostError, StoreError, UntrustedDataError, InterruptedBuildError.
     """
     check_destinations(tuple(outputs))
-    writer = _Writer(image, tuple(names), store, layers, observer, cancelled or threading.Event(), push)
+    writer = _Writer(built, tuple(names), store, layers, observer, cancelled or threading.Event(), push)
     return tuple(writer.write(output) for output in outputs)
 
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
-    image: BuiltImage
+    built: Built
     names: tuple[str, ...]
     store: Store
     layers: LayerStore
@@ -67,23 +70,23 @@ class _Writer:
         if output.type is not OutputType.IMAGE:
             self.observer(Note(f"writing {output.label}"))
         if output.type.is_image:
-            image = variant(self.image, output, self.store, self.cancelled)
-            self._image(output, image, tuple(dict.fromkeys((*self.names, *output.names))))
-            return Written(output, image)
+            built = variant_of(self.built, output, self.store, self.cancelled)
+            self._image(output, built, tuple(dict.fromkeys((*self.names, *output.names))))
+            return Written(output, built)
         self._files(output)
-        return Written(output, self.image)
+        return Written(output, self.built)
 
-    def _image(self, output: OutputSpec, image: BuiltImage, names: tuple[str, ...]) -> None:
+    def _image(self, output: OutputSpec, built: Built, names: tuple[str, ...]) -> None:
         match output.type:
             case OutputType.OCI if not output.tar:
-                write_folder(image, names, output.destination, self.store, self.cancelled)
+                write_folder(built, names, output.destination, self.store, self.cancelled)
             case OutputType.IMAGE:
-                self._keep(output, image, names)
+                self._keep(output, built, names)
             case kind:
                 with writing(output, self.cancelled) as sink:
-                    write_archive(image, names, sink, self.store, self.cancelled, docker=kind is OutputType.DOCKER)
+                    write_archive(built, names, sink, self.store, self.cancelled, docker=kind is OutputType.DOCKER)
 
-    def _keep(self, output: OutputSpec, image: BuiltImage, names: tuple[str, ...]) -> None:
+    def _keep(self, output: OutputSpec, built: Built, names: tuple[str, ...]) -> None:
         if not names:
             raise UsageError(
                 "-o type=image writes an image under its name, and it has none",
@@ -91,42 +94,53 @@ class _Writer:
                 hint="name it with -t NAME or name=NAME",
             )
         for name in names:
-            image.keep(name, self.store)
+            built.keep(name, self.store)
         if output.push:
             if self.push is None:
                 raise UsageError("push=true is not supported here", code="output-unsupported")
-            self.push(image, names)
+            self.push(built, names)
 
     def _files(self, output: OutputSpec) -> None:
         match output.type:
             case OutputType.LOCAL:
-                root = self.layers.view(self.image.layers)
-                files = self.layers.files(self.image.layers)
-                note = write_local(merged_entries(root), files, output.destination, self.cancelled)
-                if note:
-                    self.observer(Note(note))
+                for image, name in self._folders():
+                    self._local(image, output.destination / name)
             case OutputType.TAR:
                 self._tar(output)
             case _:
                 with output_errors(output.label):
-                    self._disk(output)
+                    self._disk(output, self.built.images[0])
+
+    def _folders(self) -> list[tuple[BuiltImage, str]]:
+        """The images, and in which folder of an output each has its files: the output itself for a lone one."""
+        if isinstance(self.built, BuiltImage):
+            return [(self.built, "")]
+        return [(image, folder_name(image.platform)) for image in self.built.images if image.platform is not None]
+
+    def _local(self, image: BuiltImage, destination: Path) -> None:
+        root = self.layers.view(image.layers)
+        note = write_local(merged_entries(root), self.layers.files(image.layers), destination, self.cancelled)
+        if note:
+            self.observer(Note(note))
 
     def _tar(self, output: OutputSpec) -> None:
-        indexes = self.layers.view(self.image.layers).indexes
+        folders = [
+            Folder(name, self.layers.view(image.layers).indexes, self.layers.openers(image.layers))
+            for image, name in self._folders()
+        ]
         with writing(output, self.cancelled) as sink:
-            openers = self.layers.openers(self.image.layers)
-            flatten(indexes, openers, sink, limits=self.layers.limits, scratch=self.store.temporary)
+            flatten(folders, sink, limits=self.layers.limits, scratch=self.store.temporary)
 
-    def _disk(self, output: OutputSpec) -> None:
-        root = self.layers.view(self.image.layers)
+    def _disk(self, output: OutputSpec, image: BuiltImage) -> None:
+        root = self.layers.view(image.layers)
         with replacing(output.destination) as temporary:
             if output.disk_format is DiskFormat.SQUASHFS:
-                openers = self.layers.openers(self.image.layers)
+                openers = self.layers.openers(image.layers)
                 merge_disk(root.indexes, openers, temporary, limits=self.layers.limits)
                 return
             scratch = self.store.folder()
             try:
-                files = self.layers.files(self.image.layers)
+                files = self.layers.files(image.layers)
                 make_ext4(merged_entries(root), files, temporary, scratch, output.disk_size)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engine.images.reference import Reference
+from engine.output.annotations import Annotations, is_output_key, parse_output_key
 from engine.output.compress import DEFAULT, Compression, Compressor
 from engine.output.kinds import STDOUT, DiskFormat, OutputSpec, OutputType
 from machinefile.errors import UsageError
-from machinefile.imageconfig import Pairs
 
 __all__ = ["OutputSpec", "OutputType", "parse_output", "parse_outputs"]
 
@@ -41,7 +41,6 @@ _COMPRESSORS = {
     "none": Compressor.NONE,
     "uncompressed": Compressor.NONE,
 }
-_ANNOTATIONS = ("annotation.", "annotation-manifest.")
 _UNITS = "KMGT"
 _MOST_BYTES = 1 << 44
 
@@ -101,7 +100,7 @@ class _Fields:
             name, equals, value = word.partition("=")
             name = name.strip()
             # Annotations' names tell upper from lower case, all else does not.
-            name = name if name.lower().startswith(_ANNOTATIONS) else name.lower()
+            name = name if is_output_key(name) else name.lower()
             if not equals or not name:
                 raise self._wrong(f"{word!r} is not NAME=VALUE", "write -o type=oci,dest=PATH")
             if name in self._values:
@@ -121,7 +120,7 @@ class _Fields:
             self._names(),
             self._flag("push", push),
             self._annotations(),
-            self._flag("oci-mediatypes", True),
+            self._oci_media_types(kind),
             self._disk_format(),
             self._disk_size(),
         )
@@ -144,7 +143,7 @@ class _Fields:
     def _check_names(self, kind: OutputType) -> None:
         known = _KEYS[kind]
         for name in self._values:
-            if name in known or (kind.is_image and name.lower().startswith(_ANNOTATIONS)):
+            if name in known or (kind.is_image and is_output_key(name)):
                 continue
             elsewhere = [one.value for one, keys in _KEYS.items() if name in keys]
             if elsewhere:
@@ -194,20 +193,23 @@ class _Fields:
             raise self._wrong(f"{level!r} is no level of {word}", f"levels of {word}: {levels[0]} to {levels[-1]}")
         return Compression(compressor, int(level))
 
+    def _oci_media_types(self, kind: OutputType) -> bool:
+        """Docker's types only where other programs read them: never in an OCI layout, never for zstd."""
+        wanted = self._flag("oci-mediatypes", True)
+        if not wanted and kind is OutputType.OCI:
+            raise self._wrong("an OCI layout with Docker's media types is read by nobody", "write type=docker")
+        if not wanted and self._values.get("compression") == "zstd":
+            raise self._wrong("Docker's media types have none for zstd", "leave out compression or oci-mediatypes")
+        return wanted
+
     def _names(self) -> tuple[str, ...]:
         listed = self._values.get("name", "")
         return tuple(str(Reference.parse(name.strip())) for name in listed.split(",") if name.strip())
 
-    def _annotations(self) -> Pairs:
-        return tuple(sorted(self._named_annotations()))
-
-    def _named_annotations(self) -> Iterator[tuple[str, str]]:
-        for name, value in self._values.items():
-            if name.lower().startswith(_ANNOTATIONS):
-                key = name.partition(".")[2]
-                if not key:
-                    raise self._wrong(f"{name} names no annotation", "write annotation.KEY=VALUE")
-                yield key, value
+    def _annotations(self) -> Annotations:
+        where = f"-o {self._text}"
+        named = [(name, value) for name, value in self._values.items() if is_output_key(name)]
+        return Annotations(tuple(parse_output_key(where, name, value) for name, value in named))
 
     def _disk_format(self) -> DiskFormat:
         word = self._values.get("format", DiskFormat.SQUASHFS.value)

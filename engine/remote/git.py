@@ -19,6 +19,7 @@ from engine.remote.weburl import without_password
 from machinefile.errors import InterruptedBuildError, TransferError
 
 _HINT = "install git: apt-get install git, dnf install git or apk add git"
+_ALONE = "git is asked without credentials of yours, but for keys that ssh finds itself"
 _POLL = 0.05
 _WEIGH_SECONDS = 1.0
 _OUTPUT = 64 << 20
@@ -26,6 +27,16 @@ _LONGEST_QUOTE = 400
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _ADDRESS = re.compile(r"\w+://\S+")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_AUTHORITIES = {
+    "GIT_SSL_CAINFO": ("GIT_SSL_CAINFO", "SSL_CERT_FILE"),
+    "GIT_SSL_CAPATH": ("GIT_SSL_CAPATH", "SSL_CERT_DIR"),
+}
+"""Whom git believes, and where the user may say so: git's own names go first."""
+_REFUSED = re.compile(
+    r"Authentication failed|could not read (?:Username|Password)|terminal prompts disabled|error: 40[13]\b"
+    r"|Permission denied \(|Host key verification failed"
+)
+_UNTRUSTED = re.compile(r"certificate verif|certificate problem|SSL certificate|CAfile")
 _SETTINGS = {
     "core.hooksPath": "/dev/null",
     "core.attributesFile": "/dev/null",
@@ -65,8 +76,8 @@ class Git:
         """Run one command and give what it printed. `timeout` in seconds; `remote` is the repository that it may ask:
         without one it reaches none, and no redirect leads it to a weaker protocol; `grows` is the folder that it fills.
 
-        Raises HostError (`program-missing`), TransferError: `git-failed` (with git's own words), `git-timeout`,
-        `git-too-large`; InterruptedBuildError.
+        Raises HostError (`program-missing`), InterruptedBuildError, TransferError: `git-failed`, `git-refused` and
+        `git-untrusted-certificate` (with git's own words), `git-timeout`, `git-too-large`.
         """
         settings = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
         with (
@@ -95,8 +106,9 @@ class Git:
         found = {name: os.environ[name] for name in _PROXIES if name in os.environ}
         if "SSH_AUTH_SOCK" in os.environ:
             found["SSH_AUTH_SOCK"] = os.environ["SSH_AUTH_SOCK"]
-        if "SSL_CERT_FILE" in os.environ:
-            found["GIT_SSL_CAINFO"] = os.environ["SSL_CERT_FILE"]
+        for name, others in _AUTHORITIES.items():
+            if named := next((os.environ[other] for other in others if other in os.environ), ""):
+                found[name] = named
         return found | {
             "HOME": str(self._scratch),  # no .netrc, no .config/git
             "GIT_CONFIG_NOSYSTEM": "1",
@@ -189,11 +201,12 @@ def _failure(arguments: tuple[str, ...], errors: bytes) -> TransferError:
     lines = [line for line in text.splitlines() if not line.startswith(("warning:", "hint:"))]
     said = _CONTROL.sub(" ", " ".join(lines))[-_LONGEST_QUOTE:]
     said = _ADDRESS.sub(lambda found: without_password(found[0]), said)
-    return TransferError(
-        f"{_shown(arguments)} failed: {said or 'no message'}",
-        code="git-failed",
-        hint="check the address; git is asked without credentials of yours, but for keys that ssh finds itself",
-    )
+    code, hint = "git-failed", "check the address; " + _ALONE
+    if _UNTRUSTED.search(said):
+        code, hint = "git-untrusted-certificate", "put its authority's certificate into a file, named in SSL_CERT_FILE"
+    elif _REFUSED.search(said):
+        code, hint = "git-refused", "the repository is private, or is not there: " + _ALONE
+    return TransferError(f"{_shown(arguments)} failed: {said or 'no message'}", code=code, hint=hint)
 
 
 def _too_large(arguments: tuple[str, ...], what: str, limit: int) -> TransferError:

@@ -50,14 +50,20 @@ def record_fields(operation: RemoteSource) -> tuple[tuple[str, Value], ...]:
 
 
 def repository_of(operation: RemoteSource) -> GitUrl:
-    """The repository of an ADD. Raises MachinefileError (`bad-git-url`, `bad-checksum`)."""
+    """The repository of an ADD. Raises MachinefileError (`bad-git-url`, `bad-checksum`, `bad-keep-git-dir`)."""
     url = parse_git_url(operation.url)
+    if operation.keep_git_dir and url.keep_git_dir is False:
+        message, hint = "--keep-git-dir and keep-git-dir=false in the address disagree", "leave one of them out"
+        raise MachinefileError.one(message, code="bad-keep-git-dir", hint=hint)
     checksum = operation.checksum
     if not checksum:
         return url
     if ":" in checksum:
         message, hint = f"--checksum can't be {checksum}", "of a git repository it is the commit, 40 hexadecimal digits"
         raise MachinefileError.one(message, code="bad-checksum", hint=hint)
+    if url.checksum and url.checksum != checksum:
+        message = f"--checksum is {checksum}, and the address says {url.checksum}"
+        raise MachinefileError.one(message, code="bad-checksum", hint="leave one of them out")
     return replace(url, checksum=checksum, ref=url.ref or (checksum if is_commit(checksum) else ""))
 
 

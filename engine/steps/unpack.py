@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, cast
 
 from engine.layers.compression import decompress
 from engine.layers.entry import EntryType
@@ -15,15 +15,13 @@ from engine.layers.root import RootView
 from engine.layers.tarread import LayerReader
 from engine.steps.draft import Copied, Draft
 from engine.steps.layertree import LayerTree
+from engine.xz import XzFile, XzMemoryError
 from machinefile.errors import MachinefileError, UntrustedDataError
-
-if TYPE_CHECKING:
-    import bz2
-    import lzma
 
 _BZIP2 = b"BZh"
 _XZ = b"\xfd7zXZ\x00"
 _HEAD = 6
+_STEP = 16 << 10
 
 
 class ArchiveTree:
@@ -90,6 +88,8 @@ def read_archive(number: int, name: str, open_file: Callable[[], BinaryIO], limi
             reader = LayerReader(decompress(file, limits), limits)
             members = iter(reader)
             member = next(members, None)
+        except XzMemoryError as error:
+            raise _unusable(name, error) from error
         except (UntrustedDataError, OSError, EOFError):
             return None
         if member is None:
@@ -104,38 +104,48 @@ def read_archive(number: int, name: str, open_file: Callable[[], BinaryIO], limi
                     )
                 member = next(members, None)
         except (UntrustedDataError, OSError, EOFError) as error:
-            raise MachinefileError.one(
-                f"the archive {name!r} cannot be unpacked: {error}",
-                code="archive-unusable",
-                hint="make it anew, or copy it as a file with COPY",
-            ) from error
+            raise _unusable(name, error) from error
     stream = reader.stream
     index = LayerIndex.of(reader.tree.finish(), diff_id=stream.diff_id, size=stream.offset, kept=kept)
     return ArchiveTree(number, index, opened)
 
 
+def _unusable(name: str, error: Exception) -> MachinefileError:
+    return MachinefileError.one(
+        f"the archive {name!r} cannot be unpacked: {error}",
+        code="archive-unusable",
+        hint="make it anew, or copy it as a file with COPY",
+    )
+
+
 def _plain(file: BinaryIO) -> BinaryIO:
-    """The file, through the decompressors that layers have no use for."""
+    """The file, through the decompressors that layers have no use for. They give what they have, as it comes: so much
+    of an archive that is cut short must be seen as to know that it is one."""
     head = file.read(_HEAD)
     file.seek(0)
     if head.startswith(_BZIP2):
-        import bz2
-
-        return _Through(bz2.BZ2File(file), file)
+        return cast(BinaryIO, _Bzip2(file))
     if head == _XZ:
-        import lzma
-
-        return _Through(lzma.LZMAFile(file), file)
+        return cast(BinaryIO, XzFile(file))
     return file
 
 
-class _Through(io.BufferedReader):
-    """A decompressor that closes the file below it too, which those of the standard library leave open."""
+class _Bzip2(io.RawIOBase):
+    """Closes the file below it too, which the standard library's own leaves open."""
 
-    def __init__(self, outer: bz2.BZ2File | lzma.LZMAFile, inner: BinaryIO) -> None:
-        super().__init__(outer)
-        self._inner = inner
+    def __init__(self, file: BinaryIO) -> None:
+        import bz2
+
+        self._file = file
+        self._outer = bz2.BZ2File(file)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object, /) -> int:
+        return self._outer.readinto(memoryview(buffer).cast("B")[:_STEP])  # type: ignore[arg-type]
 
     def close(self) -> None:
         super().close()
-        self._inner.close()
+        self._outer.close()
+        self._file.close()

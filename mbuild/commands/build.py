@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.driver import BuildReport, BuildRequest
 from machinefile.errors import HostError, StepError, UsageError
-from mbuild.arguments import Parser, add_build_options
+from mbuild.arguments import Parser, add_build_options, registry_flags
 from mbuild.egresslog import EgressRecord
 from mbuild.progress import ProgressMode, create
 from mbuild.request import read_request
@@ -54,8 +54,9 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         "--annotation",
         action="append",
         default=[],
-        metavar="NAME=VALUE",
-        help="put an annotation on the image's manifest",
+        metavar="[PLACE:]NAME=VALUE",
+        help="put an annotation on the image's manifest; PLACE: index, manifest, manifest-descriptor, "
+        "manifest[linux/arm64]",
     )
     parser.add_argument(
         "--check", action="store_true", help="check the Machinefile, as mbuild lint does; build nothing"
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         with create(mode, sys.stderr) as display:
             egress = EgressRecord(display)
             try:
-                with open_driver(options.cache_dir, egress, cancelled) as driver:
+                with open_driver(options.cache_dir, egress, cancelled, registry_flags(options)) as driver:
                     report = driver.build(request)
             finally:
                 if options.egress_log:
@@ -124,7 +125,11 @@ def _offer_a_look(
 def _metadata(report: BuildReport) -> dict[str, object]:
     return {
         "image.digest": report.digest,
-        "image.config.digest": report.config_digest,
+        "image.config.digest": report.config_digest or None,
+        "image.platforms": {
+            str(image.platform): {"image.digest": image.digest, "image.config.digest": image.config_digest}
+            for image in report.images
+        },
         "steps": {"hit": report.hit, "run": report.run, "total": report.total},
         "vm.restores": report.restores,
         "duration_s": round(report.seconds, 3),

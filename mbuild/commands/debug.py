@@ -12,7 +12,7 @@ from pathlib import Path
 from engine.debug import enter, result_spot, spot_of
 from engine.driver import BuildRequest
 from machinefile.errors import StepError, UsageError
-from mbuild.arguments import Parser, add_build_options
+from mbuild.arguments import Parser, add_build_options, registry_flags
 from mbuild.progress import ProgressMode, create
 from mbuild.request import read_request
 from mbuild.session import open_driver
@@ -55,7 +55,7 @@ def inside(
     session = make_session(interactive=reads, terminal=terminal, cancelled=cancelled)
     with (
         create(ProgressMode.PLAIN, sys.stderr) as display,
-        open_driver(options.cache_dir, display, cancelled) as driver,
+        open_driver(options.cache_dir, display, cancelled, registry_flags(options)) as driver,
         driver.look_inside(
             request, lambda plan: spot_of(plan, step, after=after) if step else result_spot(plan)
         ) as found,

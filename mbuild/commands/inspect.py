@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from engine.describe import Described, describe_remote, describe_stored
 from engine.events import ignore
 from engine.images.reference import Reference
-from mbuild.arguments import Parser, add_format_option, add_store_option
+from mbuild.arguments import Parser, add_format_option, add_registry_options, add_store_option, registry_flags
 from mbuild.machines import machine_alone
 from mbuild.progress.text import label
 from mbuild.progress.units import size
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         "Looks into the store, and into the image's registry where the store does not have it.",
     )
     add_store_option(parser)
+    add_registry_options(parser)
     add_format_option(parser)
     add_platform_option(parser, "which of several images to describe (default: the one for this machine)")
     parser.add_argument("--remote", action="store_true", help="ask the registry, whatever the store has")
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     parser.add_argument("name", metavar="NAME", help="the image's name, or a machine's folder")
     options = parser.parse_args(arguments)
     platform = platform_of(options)
-    with open_images(options.cache_dir, ignore, cancelled) as (store, source):
+    with open_images(options.cache_dir, ignore, cancelled, registry_flags(options)) as (store, source):
         machine = None if options.remote else machine_alone(store, options.name, wanted=options.machine)
         if machine is not None:
             print(json.dumps(json.loads(machine.manifest.to_json()), indent=2))

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from engine.images.registry_flags import RegistryFlags
 from engine.images.source import ImageSources
 from machinefile.errors import MachinefileError, TransferError
 from machinefile.lint.linter import LintResult, lint, nothing_known
 from machinefile.lint.rule import Finding
 from machinefile.resolve import Lookup
 from machinefile.steps import BaseImage, BaseReference
-from mbuild.arguments import Parser, add_build_options
+from mbuild.arguments import Parser, add_build_options, registry_flags
 from mbuild.report import excerpt
 from mbuild.request import read_request
 from mbuild.sarif import to_sarif
@@ -60,18 +61,32 @@ def _lint(options: argparse.Namespace, cancelled: threading.Event, *, offline: b
     try:
         request = read_request(options)
         with ExitStack() as stack:
-            lookup = nothing_known if offline else _bases(stack, cancelled)
-            return lint(request.machinefile, request.options, lookup=lookup, ignored=request.ignore.prunes)
+            lookup = nothing_known if offline else _bases(stack, cancelled, registry_flags(options))
+            results = [
+                lint(request.machinefile, wanted, lookup=lookup, ignored=request.ignore.prunes)
+                for wanted in request.for_each_platform().values()
+            ]
+            return _together(results)
     except MachinefileError as error:
         return LintResult(problems=error.problems)
 
 
-def _bases(stack: ExitStack, cancelled: threading.Event) -> Lookup:
+def _together(results: Sequence[LintResult]) -> LintResult:
+    """What was found for several platforms; what they have in common once."""
+    findings = {(one.rule.name, one.message, str(one.span)): one for result in results for one in result.findings}
+    notes = {(note.code, note.message, str(note.span)): note for result in results for note in result.notes}
+    problems = {(one.code, one.message, str(one.span)): one for result in results for one in result.problems}
+    return LintResult(
+        tuple(findings.values()), tuple(notes.values()), tuple(problems.values()), any(one.error for one in results)
+    )
+
+
+def _bases(stack: ExitStack, cancelled: threading.Event, flags: RegistryFlags) -> Lookup:
     """Asks registries about base images, impatiently; after one that can't be had it asks no more."""
     from engine.images.policy import TransferPolicy
 
     policy = TransferPolicy(attempts=2, connect_attempts=1, connect_timeout=5.0, read_timeout=10.0)
-    source = stack.enter_context(ImageSources(Path.cwd(), policy=policy, cancelled=cancelled))
+    source = stack.enter_context(ImageSources(Path.cwd(), flags=flags, policy=policy, cancelled=cancelled))
     failed = False
 
     def lookup(reference: BaseReference) -> BaseImage:

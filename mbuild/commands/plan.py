@@ -8,8 +8,8 @@ import threading
 from collections.abc import Sequence
 
 from engine.events import Event, WarningRaised
-from engine.plan import Plan
-from mbuild.arguments import Parser, add_build_options, add_format_option
+from engine.plan import Plan, PlannedStep
+from mbuild.arguments import Parser, add_build_options, add_format_option, registry_flags
 from mbuild.request import read_request
 from mbuild.session import open_driver
 
@@ -21,30 +21,35 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     add_format_option(parser)
     options = parser.parse_args(arguments)
     request = read_request(options)
-    with open_driver(options.cache_dir, _warn, cancelled) as driver:
+    with open_driver(options.cache_dir, _warn, cancelled, registry_flags(options)) as driver:
         plan = driver.plan(request)
     print(json.dumps(plan_json(plan), indent=2) if options.format == "json" else _text(plan))
     return 0
 
 
 def plan_json(plan: Plan) -> dict[str, object]:
-    """The plan in the form that other programs read."""
-    steps = []
-    for planned in plan.steps:
-        step = planned.step
-        steps.append(
-            {
-                "id": step.id,
-                "stage": step.stage,
-                "line": step.span.line if step.span else 0,
-                "instruction": step.instruction,
-                "key": planned.key,
-                "parents": [needed for needed in (step.parent, *step.inputs) if needed is not None],
-                "hit": planned.hit,
-                "reason": planned.reason,
-            }
-        )
-    return {"target": plan.graph.target, "steps": steps}
+    """The plan in the form that other programs read; for several platforms it says for each step what it is for."""
+    steps = [_step_json(planned) for planned in plan.steps]
+    if len(plan.platforms) == 1:
+        return {"target": plan.graph.target, "steps": steps}
+    for planned, step in zip(plan.steps, steps, strict=True):
+        step["platform"] = str(planned.platform)
+        step["targets"] = [str(target) for target in plan.targets_of(planned.step.id)]
+    return {"target": plan.graph.target, "platforms": [str(platform) for platform in plan.platforms], "steps": steps}
+
+
+def _step_json(planned: PlannedStep) -> dict[str, object]:
+    step = planned.step
+    return {
+        "id": step.id,
+        "stage": step.stage,
+        "line": step.span.line if step.span else 0,
+        "instruction": step.instruction,
+        "key": planned.key,
+        "parents": [needed for needed in (step.parent, *step.inputs) if needed is not None],
+        "hit": planned.hit,
+        "reason": planned.reason,
+    }
 
 
 def _text(plan: Plan) -> str:

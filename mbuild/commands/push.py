@@ -10,7 +10,7 @@ from engine.events import Note
 from engine.images.push import Pushed
 from engine.images.reference import Reference
 from engine.imagestore import find, push
-from mbuild.arguments import Parser, add_store_option
+from mbuild.arguments import Parser, add_registry_options, add_store_option, registry_flags
 from mbuild.machines import machine_alone
 from mbuild.progress import create
 from mbuild.session import open_images
@@ -21,6 +21,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     """Push an image, or an index with all its images."""
     parser = Parser(prog="mbuild push", description="Push an image of the store into a registry.")
     add_store_option(parser)
+    add_registry_options(parser)
     add_progress_options(parser)
     parser.add_argument("--machine", action="store_true", help="push the machine that was made of the image")
     parser.add_argument("name", metavar="NAME", help="the name it has in the store, or a machine's folder")
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     destination = Reference.parse(options.destination or options.name)
     with (
         create(progress_mode(options), sys.stderr) as display,
-        open_images(options.cache_dir, display, cancelled) as (store, source),
+        open_images(options.cache_dir, display, cancelled, registry_flags(options)) as (store, source),
     ):
         machine = machine_alone(store, options.name, wanted=options.machine)
         if machine is not None:

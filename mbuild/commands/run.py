@@ -18,7 +18,7 @@ from machinefile.errors import UsageError
 from machinefile.imageconfig import Pairs
 from machinefile.sizes import parse_size
 from machinefile.steps import MachineShape, NetworkMode
-from mbuild.arguments import Parser, add_store_option
+from mbuild.arguments import Parser, add_registry_options, add_store_option, registry_flags
 from mbuild.machines import find_machine, run_machine
 from mbuild.session import make_sandbox, open_driver
 from mbuild.terminal import make_session, pass_on
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         ports=tuple(parse_port(text) for text in options.publish),
         session=make_session(interactive=options.interactive, terminal=options.tty, cancelled=cancelled),
     )
-    with open_driver(options.cache_dir, _tell, cancelled) as driver:
+    with open_driver(options.cache_dir, _tell, cancelled, registry_flags(options)) as driver:
         sandbox = make_sandbox(driver.store, _tell)
         machine = find_machine(driver.store, options.image)
         if machine is not None:
@@ -79,6 +79,7 @@ def _parser() -> Parser:
     parser = Parser(prog="mbuild run", description="Start an image of the store in a microVM of its own.")
     add = parser.add_argument
     add_store_option(parser)
+    add_registry_options(parser)
     add("-i", "--interactive", action="store_true", help="pass standard input on")
     add("-t", "--tty", action="store_true", help="give the command a terminal")
     add("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]", help="set a variable")

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import json
+import lzma
 import subprocess
 import tarfile
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_the_same_archive_is_the_same_image(tmp_path, image, write) -> None:
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, zstandard.compress])
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstandard.compress])
 def test_an_archive_may_be_compressed_as_a_whole(tmp_path, image, write, pack) -> None:
     write({"c.json": image.config, "l": image.layer}, saved(image, ["l"]))
     (tmp_path / "y").write_bytes(pack((tmp_path / "x.tar").read_bytes()))
@@ -271,6 +272,8 @@ HUGE = b"\x80" + b"\x00" * 4 + b"\x7f" + b"\xff" * 6
         b"\x28\xb5\x2f\xfdgarbage",
         b"BZhgarbage",
         b"\xfd7zXZ\x00",
+        b"\xfd7zXZ\x00garbage, more than a header of it",
+        lzma.compress(bytes(5000))[:-9],
         header("a") + header("b", size=NEGATIVE) + bytes(1024),
         header("b", size=NEGATIVE) + bytes(1024),
         header("a", size=HUGE) + bytes(1024),
@@ -307,9 +310,10 @@ def test_an_archive_of_too_many_entries_is_refused(tmp_path, tar_of, monkeypatch
         resolve(tmp_path, "docker-archive:x.tar")
 
 
-def test_a_bomb_is_refused(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstandard.compress])
+def test_a_bomb_is_refused(tmp_path, monkeypatch, pack) -> None:
     monkeypatch.setattr(archive_module, "MAX_ARCHIVE_BYTES", 1 << 20)
-    (tmp_path / "x.tar").write_bytes(gzip.compress(bytes(8 << 20)))
+    (tmp_path / "x.tar").write_bytes(pack(bytes(8 << 20)))
     with pytest.raises(UntrustedDataError, match="decompresses") as caught:
         resolve(tmp_path, "docker-archive:x.tar")
     assert caught.value.code == "archive-invalid"

@@ -156,7 +156,7 @@ def test_the_fake_knows_nothing_else() -> None:
 
 
 def test_nothing_slow_is_imported_before_a_registry_is_asked() -> None:
-    slow = "('httpx', 'zstandard', 'tarfile')"
+    slow = "('httpx', 'httpcore', 'h2', 'ssl', 'zstandard', 'tarfile')"
     code = f"import sys, engine.images.source; sys.exit(any(name in sys.modules for name in {slow}))"
     root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=30).returncode == 0

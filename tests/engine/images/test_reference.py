@@ -34,6 +34,8 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
         (f"debian@{DIGEST}", Reference("docker.io", "library/debian", "", DIGEST)),
         (f"debian:12@{DIGEST}", Reference("docker.io", "library/debian", "12", DIGEST)),
         ("docker-image://debian:12", Reference("docker.io", "library/debian", "12")),
+        (f"{'0' * 64}@{DIGEST}", Reference("docker.io", f"library/{'0' * 64}", "", DIGEST)),
+        ("registry-1.docker.io/tool", Reference("registry-1.docker.io", "tool", "latest")),
         ("Host/tool", Reference("Host", "tool", "latest")),
         ("scratch", Scratch()),
         ("oci-layout:dir", LayoutReference("dir")),
@@ -91,6 +93,12 @@ def test_what_is_no_name_is_refused_and_named(text: str) -> None:
         parse_reference(text)
     assert caught.value.code == "reference-invalid"
     assert caught.value.exit_code == 2
+
+
+def test_a_digest_that_is_not_a_sha256_is_said_to_be_unsupported() -> None:
+    with pytest.raises(UsageError, match="not a sha256") as caught:
+        Reference.parse("debian@sha512:" + "0" * 128)
+    assert "no other is supported" in caught.value.hint
 
 
 def test_an_upper_case_name_is_shown_in_lower_case() -> None:

@@ -24,6 +24,8 @@ plain-http = true
 
 [registry."own.example"]
 ca = "own.pem"
+client-cert = "me.pem"
+client-key = "/keys/me.key"
 
 [registry."localhost:5000"]
 plain-http = false
@@ -36,7 +38,11 @@ def test_everything_that_may_be_said() -> None:
     assert parse(GOOD.encode(), PATH) == (
         RegistryEntry("docker.io", (Mirror("mirror.example"), Mirror("cache.example:5000", "hub/more"))),
         RegistryEntry("cache.example:5000", plain_http=True),
-        RegistryEntry("own.example", ca=(Path("/etc/mbuild/own.pem"),)),
+        RegistryEntry(
+            "own.example",
+            ca=(Path("/etc/mbuild/own.pem"),),
+            identity=(Path("/etc/mbuild/me.pem"), Path("/keys/me.key")),
+        ),
         RegistryEntry("localhost:5000", (), False, (Path("/a.pem"), Path("/etc/mbuild/b.pem")), skip_verify=True),
     )
 
@@ -81,6 +87,15 @@ def test_the_default_registry_has_several_names(name: str) -> None:
         ('[registry."a.example"]\ninsecure-skip-verify = 1', "insecure-skip-verify is neither", ""),
         ('[registry."a.example"]\nca = 1', "ca is not", ""),
         ('[registry."a.example"]\nplain-http = true\nca = "x"', "TLS too", "one or the other"),
+        (
+            '[registry."a.example"]\nplain-http = true\nclient-cert = "x"\nclient-key = "y"',
+            "TLS too",
+            "one or the other",
+        ),
+        ('[registry."a.example"]\nclient-cert = "x"', "client-cert and client-key together", ""),
+        ('[registry."a.example"]\nclient-key = "x"', "client-cert and client-key together", ""),
+        ('[registry."a.example"]\nclient-cert = "x"\nclient-key = 1', "client-cert and client-key together", ""),
+        ('[registry."a.example"]\nclient-cert = "x"\nclient-key = ""', "client-cert and client-key together", ""),
         ('[registry."docker.io"]\n[registry."index.docker.io"]', "two sections", "together"),
         ("#" * (2 << 20), "longer", ""),
     ],
@@ -151,7 +166,8 @@ TOML = st.recursive(
     lambda inner: st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
     max_leaves=6,
 )
-KEYS = st.one_of(st.sampled_from(["mirrors", "plain-http", "ca", "insecure-skip-verify"]), st.text().map(json.dumps))
+NAMES = ["mirrors", "plain-http", "ca", "client-cert", "client-key", "insecure-skip-verify"]
+KEYS = st.one_of(st.sampled_from(NAMES), st.text().map(json.dumps))
 
 
 @given(st.text(), st.lists(st.tuples(KEYS, TOML), max_size=4))

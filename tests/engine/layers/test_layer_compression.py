@@ -17,7 +17,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.layers.compression import GzipWriter, ZstdWriter, compress_gzip, compress_zstd, decompress
+from engine.layers.compression import CHUNK, GzipWriter, ZstdWriter, compress_gzip, compress_zstd, decompress
 from engine.layers.limits import LayerLimits
 from machinefile.errors import UntrustedDataError, UsageError
 
@@ -61,6 +61,12 @@ class Trickle:
 )
 def test_every_form_gives_the_same_bytes(blob: bytes) -> None:
     assert unpacked(blob) == TEXT
+
+
+@pytest.mark.parametrize("size", [*range(CHUNK - 4, CHUNK + 9), CHUNK + 258, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1])
+def test_gzip_ends_beside_the_edge_of_a_piece(size: int) -> None:
+    for plain in (bytes(size), (b"some words again " * (size // 17 + 1))[:size]):
+        assert unpacked(gzip.compress(plain, 1) * 2) == plain * 2
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress, bytes])

@@ -19,7 +19,7 @@ from engine.layers.changes_write import write_changes
 from engine.layers.content import LayerFiles
 from engine.layers.disk import prepare_layer
 from engine.layers.entry import NORMAL_TIME, Entry, EntryType
-from engine.layers.flatten import flatten
+from engine.layers.flatten import Folder, flatten
 from engine.layers.index import LayerIndex
 from engine.layers.limits import LayerLimits
 from engine.layers.root import Located, RootView
@@ -191,7 +191,7 @@ def test_flattening_gives_the_same_root_and_contents(layers: list[dict[str, Item
     indexes = [index for _, index in packed]
     openers = [partial(io.BytesIO, data) for data, _ in packed]
     out = io.BytesIO()
-    index = flatten(indexes, openers, out).index
+    index = flatten([Folder("", indexes, openers)], out).index
     assert not any(entry.opaque or entry.type is EntryType.WHITEOUT for entry in index)
     before, after = RootView(indexes), RootView([index])
     assert [one.entry.path for one in before.walk()] == [one.entry.path for one in after.walk()]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.output.annotations import Annotation, Annotations
 from engine.output.compress import Compression, Compressor
 from engine.output.kinds import STDOUT, DiskFormat, OutputSpec, OutputType
 from engine.output.spec import parse_output, parse_outputs
@@ -58,7 +59,9 @@ GZIP9 = Compression(Compressor.GZIP, 9)
         ("type=registry,name=a", OutputSpec(OutputType.IMAGE, names=("docker.io/library/a:latest",), push=True)),
         (
             "type=oci,dest=x,annotation.Z=1,annotation-manifest.org.A=b=c",
-            OutputSpec(OutputType.OCI, Path("x"), annotations=(("Z", "1"), ("org.A", "b=c"))),
+            OutputSpec(
+                OutputType.OCI, Path("x"), annotations=Annotations((Annotation("Z", "1"), Annotation("org.A", "b=c")))
+            ),
         ),
         ("type=disk,dest=x", OutputSpec(OutputType.DISK, Path("x"))),
         (
@@ -100,6 +103,8 @@ def test_an_output_is_read_as_it_is_meant(text: str, expected: OutputSpec) -> No
         ("type=local,dest=x,compression=gzip", "compression is for type=oci"),
         ("type=docker,dest=x,tar=false", "tar is for type=oci"),
         ("type=image,dest=x", "dest is for"),
+        ("type=oci,dest=x,oci-mediatypes=false", "type=docker"),
+        ("type=image,name=x,compression=zstd,oci-mediatypes=false", "none for zstd"),
         ("type=tar,push=true", "push is for type=image"),
         ("type=disk", "needs a file"),
         ("type=disk,dest=x,format=ext3", "did you mean ext4"),

@@ -212,6 +212,8 @@ def test_keep_git_dir_brings_dot_git(workshop: Workshop, git_server: GitServer) 
         ("{url}#main:f /x", "source-missing"),
         ("{url}?tga=1 /x", "bad-git-url"),
         ("--checksum=sha256:" + "0" * 64 + " {url} /x", "bad-checksum"),
+        ("--checksum=" + "0" * 40 + " {url}?checksum=" + "1" * 40 + " /x", "bad-checksum"),
+        ("--keep-git-dir {url}?keep-git-dir=false /x", "bad-keep-git-dir"),
         ("{url}#none /x", "git-ref-missing"),
     ],
 )

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import tarfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -66,7 +67,19 @@ def test_copy_never_unpacks(workshop: Workshop) -> None:
     assert made["x/a.tar"][1] == data
 
 
-@pytest.mark.parametrize("data", [b"", b"no archive", gzip.compress(b"one file"), b"\x1f\x8b damaged"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no archive",
+        gzip.compress(b"one file"),
+        lzma.compress(b"one file"),
+        b"\x1f\x8b damaged",
+        b"BZh damaged",
+        b"\xfd7zXZ\x00 damaged",
+        b"\x28\xb5\x2f\xfd damaged",
+    ],
+)
 def test_a_file_that_is_no_archive_is_copied(workshop: Workshop, data: bytes) -> None:
     assert add(workshop, data)["x/a.tar"][1] == data
 
@@ -98,8 +111,11 @@ def test_the_archive_s_own_root_says_what_the_destination_is_like(workshop: Work
         archive(member("ok"), member("d/.wh.x")),
         archive(member("ok"), content=b"x" * 5000)[:2000],
         gzip.compress(archive(member("ok"), content=bytes(300_000)))[:-200],
+        lzma.compress(archive(member("ok"), content=os.urandom(300_000)))[:-200],
+        bz2.compress(archive(member("ok"), content=os.urandom(999_000)))[:-200],
+        lzma.compress(archive(member("ok")), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 29}]),
     ],
-    ids=["climbs", "links to nothing", "whiteout", "cut", "cut gzip"],
+    ids=["climbs", "links to nothing", "whiteout", "cut", "cut gzip", "cut xz", "cut bzip2", "xz of 512 MiB memory"],
 )
 def test_an_archive_that_is_damaged_or_hostile_is_refused(workshop: Workshop, data: bytes) -> None:
     with pytest.raises(MachinefileError) as caught:
