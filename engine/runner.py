@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cache.results import Layer
 from cache.store import Store
 from engine.bases import Bases
+from engine.context import Context
 from engine.debug import DEFAULT_PATH
 from engine.images import mediatype
 from engine.images.config import ImageConfiguration, parse_configuration
@@ -18,14 +20,18 @@ from engine.images.source import ImageSource
 from engine.imagestore import find
 from engine.layerstore import LayerStore
 from engine.platforms import runs_here
+from engine.secrets import Secrets
+from engine.steps.mounts import MountMaker
 from engine.steps.run import identity_of, with_home, with_terminal
 from engine.vm.execution import Execution, Output, Sandbox
+from engine.vm.mounts import BindMount, GuestMount
 from engine.vm.portforward import PortForward
 from engine.vm.session import Session
 from machinefile.errors import TransferError, UsageError
+from machinefile.ignore import IgnoreRules
 from machinefile.imageconfig import Pairs
 from machinefile.platform import native
-from machinefile.steps import MachineShape, NetworkMode
+from machinefile.steps import FromContext, MachineShape, Mount, MountType, NetworkMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,15 @@ DEFAULT_HOSTNAME = "mbuild"
 
 
 @dataclass(frozen=True, slots=True)
+class Volume:
+    """A folder of this machine that the guest gets to see as it is now, and cannot change."""
+
+    folder: Path
+    target: str
+    """Absolute, in the guest."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunRequest:
     """How an image is to be started; what is not said is as the image has it."""
 
@@ -85,6 +100,7 @@ class RunRequest:
     shape: MachineShape = field(default_factory=MachineShape)
     network: NetworkMode = NetworkMode.DEFAULT
     ports: tuple[PortForward, ...] = ()
+    volumes: tuple[Volume, ...] = ()
     session: Session | None = None
 
 
@@ -118,9 +134,21 @@ def run_image(
         capture=False,
         session=request.session,
         ports=request.ports,
+        mounts=mounts_of(request.volumes, store, layers),
     )
     with sandbox.execute(execution, output, cancelled) as result:
         return result.code
+
+
+def mounts_of(volumes: Sequence[Volume], store: Store, layers: LayerStore) -> tuple[GuestMount, ...]:
+    """The folders as disks of their own. Raises UsageError (`context-missing`), HostError, StoreError."""
+    contexts = {str(number): Context(volume.folder, IgnoreRules.parse("")) for number, volume in enumerate(volumes)}
+    maker = MountMaker(store, layers, lambda step: (), contexts, Secrets(), lambda line: None)
+    mounts: list[GuestMount] = []
+    for name, volume in zip(contexts, volumes, strict=True):
+        files = maker.files_of(Mount(MountType.BIND, volume.target, FromContext(name)))
+        mounts.append(BindMount(volume.target, layers.disks(files.layers), f"/{files.path}"))
+    return tuple(mounts)
 
 
 def argv_of(entrypoint: Sequence[str], cmd: Sequence[str], request: RunRequest) -> tuple[str, ...]:

@@ -71,11 +71,31 @@ def prepare(modules: Sequence[str]) -> list[Command]:
     row = [command(Op.LOAD, module_path(name), "") for name in TEMPLATE_MODULES if name in modules]
     row += [command(Op.MKDIR, "", path, 0o755) for path in ("/l/0", SCRATCH, ROOT, BELOW, "/dev-root", "/files")]
     row += _device_folder()
+    row += _no_thrashing()
     row += [
         command(Op.LINK_UP, "lo", "127.0.0.1", "255.0.0.0", ""),
         command(Op.LINK_UP, "eth0", "10.0.2.15", "255.255.255.0", "10.0.2.2"),
     ]
     return row
+
+
+def _no_thrashing() -> list[Command]:
+    """Without swap, a guest that is short of memory can spend its life reading anew the programs that it has just
+    thrown out. Its kernel is to kill for memory once it cannot keep the pages of the last second.
+
+    Source: Linux' Documentation/admin-guide/mm/multigen_lru.rst, "Thrashing prevention".
+    """
+    quiet = _NOSUID | _NODEV | _NOEXEC
+    settings = (("enabled", b"y"), ("min_ttl_ms", b"1000"))
+    writes = [
+        command(Op.WRITE, "", f"/sys/kernel/mm/lru_gen/{name}", 0o644, 0, 0, value, tolerate=True)
+        for name, value in settings  # which not every kernel has
+    ]
+    return [
+        command(Op.MOUNT, "", "sysfs", "/sys", "", _REMOUNT | quiet, ""),
+        *writes,
+        command(Op.MOUNT, "", "sysfs", "/sys", "", _REMOUNT | _RDONLY | quiet, ""),
+    ]
 
 
 def _device_folder() -> list[Command]:
@@ -216,13 +236,12 @@ def _process_mounts(privileged: bool) -> list[tuple[str, str, str, int, str]]:
     """Source, target, type, flags, data of what is mounted in the process's own namespaces: /proc, the cgroups, and
     over that what hides the kernel's own files, unless the step is privileged."""
     quiet = _NOSUID | _NODEV | _NOEXEC
-    read_only = 0 if privileged else _RDONLY
-    mounts = [
-        ("proc", "/proc", "proc", quiet, ""),
-        ("cgroup", "/sys/fs/cgroup", "cgroup2", quiet | read_only | _IF_THERE, ""),
-    ]
+    cgroups = "/sys/fs/cgroup"
+    mounts = [("proc", "/proc", "proc", quiet, ""), ("cgroup", cgroups, "cgroup2", quiet | _IF_THERE, "")]
     if privileged:
         return mounts
+    # Not when it is mounted: that would make all of cgroup2 read-only, for the agent too.
+    mounts.append(("", cgroups, "", _BIND | _REMOUNT | _RDONLY | quiet | _IF_THERE, ""))
     for name in _MASKED_FILES:
         mounts.append(("/dev/null", f"/proc/{name}", "", _BIND | _IF_THERE, ""))
     for path in _MASKED_FOLDERS:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import posixpath
 import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from engine.bases import Bases
+from engine.driver import Driver
 from engine.events import Event, Note
-from engine.runner import RunRequest, find_image, run_image
+from engine.layerstore import LayerStore
+from engine.runner import RunRequest, Volume, find_image, mounts_of, run_image
 from engine.vm.execution import Execution, Sandbox
 from engine.vm.portforward import PortForward
 from machinefile.errors import UsageError
@@ -39,6 +43,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         shape=shape_of(options),
         network=_network(options),
         ports=tuple(parse_port(text) for text in options.publish),
+        volumes=tuple(parse_volume(text) for text in options.volume),
         session=make_session(interactive=options.interactive, terminal=options.tty, cancelled=cancelled),
     )
     with open_driver(options.cache_dir, _tell, cancelled, registry_flags(options)) as driver:
@@ -53,19 +58,23 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
                 pass_on,
                 _tell,
                 cancelled,
-                lambda execution: _run_cold(sandbox, execution, cancelled),
+                lambda execution: _run_cold(driver, sandbox, request, execution, cancelled),
                 cold=_why_cold(options),
             )
         image = find_image(driver.store, options.image)
         return run_image(image, request, driver.store, driver.source, sandbox, pass_on, cancelled)
 
 
-def _run_cold(sandbox: Sandbox, execution: Execution, cancelled: threading.Event) -> int:
+def _run_cold(
+    driver: Driver, sandbox: Sandbox, request: RunRequest, execution: Execution, cancelled: threading.Event
+) -> int:
+    layers = LayerStore(driver.store, Bases(driver.store, driver.source, _tell))
+    execution = replace(execution, mounts=mounts_of(request.volumes, driver.store, layers))
     with sandbox.execute(execution, pass_on, cancelled) as result:
         return result.code
 
 
-_COLD = ("cold", "interactive", "tty", "env", "env_file", "user", "workdir", "entrypoint", "memory", "cpus", "disk")
+_COLD = tuple("cold interactive tty env env_file user workdir entrypoint volume memory cpus disk".split())  # noqa: SIM905
 """The options that a machine which already runs cannot follow."""
 
 
@@ -94,6 +103,7 @@ def _parser() -> Parser:
     add("--disk", default="", metavar="SIZE", help="what it may write (default: 20G)")
     add("--rm", action="store_true", help="accepted: nothing is ever left of it")
     add("-p", "--publish", action="append", default=[], metavar="[IP:]HOST:GUEST[/udp]", help="a port that leads in")
+    add("-v", "--volume", action="append", default=[], metavar="FOLDER:PATH[:ro]", help="show it a folder, read-only")
     add("--network", choices=("default", "none"), default="default", help="the network (default: default)")
     add("image", metavar="NAME", help="the name it was built with, or a machine's folder")
     add("command", nargs=argparse.REMAINDER, metavar="CMD", help="what to run in place of its CMD")
@@ -158,6 +168,28 @@ def _env_lines(file: str) -> list[str]:
         raise UsageError(f"--env-file {file}: it is larger than 1 MiB", code="env-file-unreadable")
     lines = (line.lstrip() for line in text.decode("utf-8", "surrogateescape").splitlines())
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def parse_volume(text: str) -> Volume:
+    """One -v: FOLDER:PATH[:ro]. Raises UsageError (`usage`, `volume-unsupported`)."""
+    source, _, rest = text.partition(":")
+    target, _, mode = rest.partition(":")
+    if not source or not target.startswith("/") or posixpath.normpath(target) == "/":
+        hint = "write it as FOLDER:PATH, for example ./site:/srv/site"
+        raise UsageError(f"-v {text}: this is not FOLDER:PATH", code="usage", hint=hint)
+    if mode not in ("", "ro"):
+        raise UsageError(
+            f"-v {text}: {mode} is not supported: a machine sees a folder as it was at its start, and cannot change it",
+            code="volume-unsupported",
+            hint="leave it out, or say ro; what the machine makes can leave through a port or its output",
+        )
+    if not Path(source).is_dir():
+        raise UsageError(
+            f"-v {text}: {source} is no folder of this machine",
+            code="volume-unsupported",
+            hint="volumes with names, and single files, are not supported",
+        )
+    return Volume(Path(source), posixpath.normpath(target))
 
 
 def parse_port(text: str) -> PortForward:
