@@ -148,6 +148,13 @@ def test_run_takes_the_options_of_docker_run(mbuild: Mbuild, context: object) ->
     assert done.stdout == "typed\na b bye 5:6 /tmp box 0\n", done.stderr
     assert mbuild.ok("run", "app").stdout == "two\n"
     assert mbuild.ok("run", "--entrypoint", "echo", "app", "x", "y").stdout == "x y\n"
+    site = mbuild.folder / "site"
+    (site / "sub").mkdir(parents=True)
+    (site / "sub" / "page").write_text("shown\n")
+    script = "cat /srv/site/sub/page; touch /srv/site/x || echo read-only"
+    done = mbuild("run", "-v", f"{site}:/srv/site", "--entrypoint", "sh", "app", "-c", script)
+    assert done.stdout == "shown\nread-only\n", done.stderr
+    assert not (site / "x").exists()
     assert mbuild("run", "-it", "app", "x", stdin="").returncode == 2
     for wrong in (["-p", "80"], ["-p", "0:80"], ["--cpus", "x"], ["--memory", "1"], ["-p", "1:2", "--network", "none"]):
         assert mbuild("run", *wrong, "app").returncode == 2

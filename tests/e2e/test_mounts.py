@@ -212,11 +212,14 @@ def test_secrets_are_seen_by_their_step_and_are_nowhere_in_the_store(mbuild: Mbu
     mbuild.environment["OTHER"] = OTHER
     text = f"""\
 FROM {busybox}
+MACHINE cpus=1 memory=256M
 RUN --mount=type=secret,id=token,required --mount=type=secret,id=OTHER,env=VALUE,mode=0444,uid=1 \\
     test "$(wc -c < /run/secrets/token)" = {len(SECRET) + 1} && test "${{#VALUE}}" = {len(OTHER)} && \\
     cp /run/secrets/token /dev/shm/x && rm /dev/shm/x && echo done > /ok && test ! -e /run/secrets/OTHER
 RUN --mount=type=secret,id=absent test ! -e /run/secrets/absent
 RUN test ! -e /run && echo done > /also
+CMD ["sleep", "1000"]
+SNAPSHOT
 """
     seen: list[Path] = []
     stop = threading.Event()
@@ -237,6 +240,7 @@ RUN test ! -e /run && echo done > /also
         stop.set()
         watcher.join()
     assert SECRET not in log
+    assert any((mbuild.store / "machines").rglob("ram")), "the snapshot is among what is searched"
     assert _holds(mbuild.folder / "token"), "it would be found"
     assert _places(mbuild) == seen == []
     # Another value is no reason to run a step again, and what is cached needs none.

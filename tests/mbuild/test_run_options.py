@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.runner import Volume
 from engine.vm.portforward import PortForward
 from machinefile.errors import UsageError
-from mbuild.commands.run import environment_of, parse_port
+from mbuild.commands.run import environment_of, parse_port, parse_volume
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,19 @@ from mbuild.commands.run import environment_of, parse_port
 def test_a_port_is_read_and_given_to_qemu(text: str, port: PortForward, option: str) -> None:
     assert parse_port(text) == port
     assert port.option == option
+
+
+def test_a_volume_is_a_folder_and_read_only(tmp_path: Path) -> None:
+    assert parse_volume(f"{tmp_path}:/srv/../site") == Volume(tmp_path, "/site")
+    assert parse_volume(f"{tmp_path}:/site:ro") == Volume(tmp_path, "/site")
+    (tmp_path / "file").touch()
+    for text in ("x", f"{tmp_path}:site", f"{tmp_path}:/", ":/x"):
+        with pytest.raises(UsageError):
+            parse_volume(text)
+    for text in (f"{tmp_path}:/site:rw", "name:/site", f"{tmp_path}/file:/f"):
+        with pytest.raises(UsageError) as caught:
+            parse_volume(text)
+        assert caught.value.code == "volume-unsupported"
 
 
 @pytest.mark.parametrize(
