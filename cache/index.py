@@ -103,6 +103,12 @@ class Index:
                 if not again:
                     raise StoreError(f"the store's index fails: {error}", code="store-failed") from error
                 self._set_aside(cache)
+            except Exception as error:
+                import diskcache  # here, as everywhere: it is slow to import
+
+                if isinstance(error, diskcache.Timeout):
+                    raise _busy() from error
+                raise
         raise AssertionError("unreachable")
 
     def _opened(self) -> Any:
@@ -141,7 +147,17 @@ def _refused(error: sqlite3.OperationalError) -> StoreError:
             code="store-read-only",
             hint="choose a folder that you may write to with --cache-dir or MBUILD_CACHE_DIR",
         )
+    if "locked" in text:
+        return _busy()
     return StoreError(f"the store's index fails: {text}", code="store-failed")
+
+
+def _busy() -> StoreError:
+    return StoreError(
+        "the store's index is busy",
+        code="store-failed",
+        hint="another process has held it for a minute: try again when it has ended",
+    )
 
 
 def _name(kind: Kind, key: str) -> str:

@@ -87,6 +87,7 @@ class Bases:
         self._failed: dict[BaseReference, MbuildError] = {}
         self._blobs: dict[str, tuple[ResolvedImage, Descriptor]] = {}
         self._arriving: dict[str, GrowingBlob] = {}
+        self._arriving_lock = threading.Lock()
 
     def lookup(self, reference: BaseReference) -> BaseImage:
         """What resolving a Machinefile asks: which image a name stands for now. Reads no layers.
@@ -134,23 +135,26 @@ class Bases:
     def pulling(self, base: Base, stop: threading.Event | None = None) -> Iterator[None]:
         """As `pull_all`, while the caller reads the layers (see `open`) as they come; leaving waits for the rest.
 
-        When both fail, what the pull failed of is raised: it is why the other did.
+        A layer that comes for another base already is waited for, and read as it comes for that one. When both fail,
+        what the pull failed of is raised: it is why the other did.
         """
         wanted = self._missing(base)
-        arriving = {layer.digest: GrowingBlob() for layer in wanted}
+        with self._arriving_lock:
+            arriving = {layer.digest: GrowingBlob() for layer in wanted if layer.digest not in self._arriving}
+            self._arriving.update(arriving)
 
         def end() -> None:  # also for those that never began
             for blob in arriving.values():
                 blob.end()
 
-        tasks = [partial(self._fetch, layer, arriving[layer.digest]) for layer in wanted]
-        self._arriving.update(arriving)
+        tasks = [partial(self._fetch, layer, arriving.get(layer.digest)) for layer in wanted]
         try:
             with Background(tasks, PARALLEL, stop or self._cancelled, end):
                 yield
         finally:
             for digest, blob in arriving.items():
-                del self._arriving[digest]
+                with self._arriving_lock:
+                    del self._arriving[digest]
                 blob.close()
         for layer in wanted:
             self._remember(layer)
@@ -183,7 +187,7 @@ class Bases:
         image, descriptor = self._blobs[layer.digest]
 
         def waiting() -> None:
-            self._observer(Note(f"waiting for another mbuild that pulls {layer.digest}"))
+            self._observer(Note(f"waiting for another pull of {layer.digest}"))
 
         try:
             with self._store.lock(f"blob {layer.digest}", cancelled=self._cancelled, waiting=waiting):

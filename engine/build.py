@@ -12,12 +12,12 @@ from cache.index import Kind
 from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Bases
-from engine.context import ContextFiles
+from engine.context import BuildContext, UsedFiles
 from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
 from engine.labels import labels_of
 from engine.layerstore import LayerStore
 from engine.plan import Plan, PlannedStep, content_identity, located
-from engine.records import record_of
+from engine.records import HashedTree, record_of
 from engine.remote.remotes import Remotes
 from engine.schedule import Job, carry_out
 from engine.steps import local, remote, run, workdir
@@ -39,7 +39,7 @@ class Build:
         bases: Bases,
         layers: LayerStore,
         sandbox: Sandbox,
-        contexts: Mapping[str, ContextFiles],
+        contexts: Mapping[str, BuildContext],
         remotes: Remotes,
         observer: Observer,
         cancelled: threading.Event,
@@ -64,6 +64,7 @@ class Build:
         self.mounts = MountMaker(
             store, layers, self.layers_of, contexts, self.provisions.secrets, lambda line: self._tell(Note(line))
         )
+        self._begun = time.time()
         self._results = {
             planned.step.id: planned.result or StepResult()
             for planned in plan.steps
@@ -156,7 +157,7 @@ class Build:
         name = self._labels[planned.step.id]
 
         def waiting() -> None:
-            self._tell(Note(f"waiting for another mbuild that builds {name}"))
+            self._tell(Note(f"waiting for another build of {name}"))
 
         with self._store.lock(f"step {planned.key}", cancelled=stop, waiting=waiting) as waited:
             result = self._found_meanwhile(planned, waited=waited)
@@ -167,14 +168,17 @@ class Build:
             self._results[planned.step.id] = result
 
     def _found_meanwhile(self, planned: PlannedStep, *, waited: bool) -> StepResult | None:
-        """A result that another build made while we waited, or one that an equal file system led to before."""
+        """A result that another build made while we waited, or one that an equal file system led to before. Without
+        the cache only one that was made since this build began."""
         if not self._use_cache and not waited:
             return None
         by_definition = self._store.result(Kind.RESULT, planned.key)
+        if not self._use_cache:
+            return by_definition if by_definition is not None and by_definition.created >= self._begun else None
         if by_definition is not None:
             return by_definition
-        key = self._content_key(planned)
-        by_content = self._store.result(Kind.CONTENT, key) if self._use_cache else None
+        key = self._content_key(planned, self._contexts)
+        by_content = self._store.result(Kind.CONTENT, key)
         if by_content is None:
             return None
         below = self._result_below(planned)
@@ -188,11 +192,15 @@ class Build:
         begun = time.monotonic()
         try:
             added = self._execute(planned, stop)
+            used = {name: UsedFiles(files) for name, files in self._contexts.items()}
+            key = self._content_key(planned, used)
+            for files in used.values():
+                files.check()
         except MbuildError as error:
             self._fail(step, begun, error)
         seconds = time.monotonic() - begun
         result = StepResult((*self._result_below(planned).steps, added), round(seconds, 3), time.time())
-        self._store.keep(planned.record, self._content_key(planned), result)
+        self._store.keep(planned.record, key, result)
         self.run_steps.add(step.id)
         self._tell(StepEnded(step.id, name, Outcome.DONE, seconds))
         return result
@@ -235,8 +243,8 @@ class Build:
     def _result_below(self, planned: PlannedStep) -> StepResult:
         return self._results[planned.step.parent] if planned.step.parent is not None else StepResult()
 
-    def _content_key(self, planned: PlannedStep) -> str:
+    def _content_key(self, planned: PlannedStep, contexts: Mapping[str, HashedTree]) -> str:
         def identity(step_id: str) -> str:
             return content_identity(self.layers_of(step_id))
 
-        return record_of(planned.step, planned.platform, identity, self._contexts).key()
+        return record_of(planned.step, planned.platform, identity, contexts).key()

@@ -41,6 +41,44 @@ class ContextFiles(Protocol):
         ...
 
 
+class BuildContext(ContextFiles, Protocol):
+    """Those of a build, which somebody may edit while it runs."""
+
+    def check(self, path: str) -> None:
+        """Raises MachinefileError (`context-changed`) when a file is no longer what `digest` read."""
+        ...
+
+
+class UsedFiles:
+    """Files of a context that remembers which of them were hashed."""
+
+    def __init__(self, files: BuildContext) -> None:
+        self._files = files
+        self._hashed: set[str] = set()
+
+    def entry(self, path: str) -> Entry | None:
+        """What stands at a path, no link followed."""
+        return self._files.entry(path)
+
+    def children(self, path: str) -> Sequence[str]:
+        """The names in a directory, sorted by their bytes."""
+        return self._files.children(path)
+
+    def digest(self, path: str) -> str:
+        """The sha256 of a file's content, in hex."""
+        self._hashed.add(path)
+        return self._files.digest(path)
+
+    def inode(self, path: str) -> tuple[int, int] | None:
+        """What is the same for two names of one file."""
+        return self._files.inode(path)
+
+    def check(self) -> None:
+        """Raises MachinefileError (`context-changed`) when one of them is no longer what was hashed."""
+        for path in sorted(self._hashed):
+            self._files.check(path)
+
+
 class Context:
     """A folder of the host, read lazily. Owners and times of its files do not count; sockets are not there.
 
@@ -50,7 +88,7 @@ class Context:
 
     def __init__(self, root: Path, rules: IgnoreRules) -> None:
         """Raises UsageError (`context-missing`) when there is no such folder."""
-        if not root.is_dir():
+        if not os.path.isdir(root):
             raise UsageError(
                 f"the build context {root} is not a folder",
                 code="context-missing",
@@ -61,6 +99,8 @@ class Context:
         self._entries: dict[str, Entry | None] = {"": Entry("", EntryType.DIRECTORY, 0o755)}
         self._children: dict[str, tuple[str, ...]] = {}
         self._inodes: dict[str, tuple[int, int]] = {}
+        self._hashed: dict[str, tuple[tuple[int, ...], str]] = {}
+        """What a file was when it was first hashed, and its digest: one build sees one content."""
 
     def entry(self, path: str) -> Entry | None:
         """What stands at a path; None for what is ignored or not there."""
@@ -99,12 +139,26 @@ class Context:
         return os.fdopen(descriptor, "rb")
 
     def digest(self, path: str) -> str:
-        """The sha256 of a file's content, in hex."""
-        hasher = hashlib.sha256()
-        with self.open(path) as file:
-            while chunk := file.read(_CHUNK):
-                hasher.update(chunk)
-        return hasher.hexdigest()
+        """The sha256 of a file's content, in hex, as it was when this was first asked."""
+        if path not in self._hashed:
+            hasher = hashlib.sha256()
+            with self.open(path) as file:
+                stamp = _stamp(os.fstat(file.fileno()))
+                while chunk := file.read(_CHUNK):
+                    hasher.update(chunk)
+            self._hashed[path] = (stamp, hasher.hexdigest())
+        return self._hashed[path][1]
+
+    def check(self, path: str) -> None:
+        """Raises MachinefileError (`context-changed`) when a file is no longer what `digest` read. Costs a stat."""
+        if path not in self._hashed:
+            return
+        try:
+            now = _stamp(os.stat(self.root / path, follow_symlinks=False))
+        except OSError as error:
+            raise _edited(path) from error
+        if now != self._hashed[path][0]:
+            raise _edited(path)
 
     def _scan(self, path: str) -> list[str]:
         try:
@@ -149,6 +203,19 @@ class Context:
         except OSError as error:
             raise _unreadable(name, error) from error
         return None
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    """What does not stay the same when a file is written to or replaced."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _edited(path: str) -> MachinefileError:
+    return MachinefileError.one(
+        f"{path!r} changed while it was being built",
+        code="context-changed",
+        hint="build again when nothing writes to it, or leave it out with .dockerignore",
+    )
 
 
 def _unreadable(path: str, error: OSError) -> MachinefileError:

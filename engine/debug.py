@@ -99,31 +99,47 @@ def find_step(graph: BuildGraph, words: str) -> tuple[Step, bool]:
 
 def spot_of(plan: Plan, words: str, *, after: bool = False) -> Spot:
     """Where to run something: before that step ran, or after it. Raises UsageError."""
-    step, is_stage = find_step(plan.graph, words)
-    return _spot(plan, step, after=after or is_stage)
+    graph, step, is_stage = _find(plan, words)
+    return _spot(plan, graph, step, after=after or is_stage)
 
 
 def result_spot(plan: Plan) -> Spot:
     """The file system that the image has, with what its configuration says."""
-    return _spot(plan, plan.graph.step(plan.graph.result), after=True)
+    return _spot(plan, plan.graph, plan.graph.step(plan.graph.result), after=True)
 
 
-def _spot(plan: Plan, step: Step, *, after: bool) -> Spot:
+def _find(plan: Plan, words: str) -> tuple[BuildGraph, Step, bool]:
+    """As `find_step`, in the graphs of all platforms: an id is that one's; of what several have, the first's."""
+    for graph in plan.graphs:
+        for step in graph.steps:
+            if step.id == words:
+                return graph, step, False
+    unknown: UsageError | None = None
+    for graph in plan.graphs:
+        try:
+            return graph, *find_step(graph, words)
+        except UsageError as error:
+            if error.code != "step-unknown":
+                raise
+            unknown = unknown or error
+    raise unknown or AssertionError("a plan has a graph")
+
+
+def _spot(plan: Plan, graph: BuildGraph, step: Step, *, after: bool) -> Spot:
     changes_files = after and not isinstance(step.operation, Metadata)
     on = step.id if changes_files or step.parent is None else step.parent
-    run = _surroundings(plan, step, after=after)
+    run = _surroundings(plan, graph, step, after=after)
     inputs = step.inputs if isinstance(step.operation, Run) else ()
     return Spot(step, run, on, (*inputs, on))
 
 
-def _surroundings(plan: Plan, step: Step, *, after: bool) -> Run:
+def _surroundings(plan: Plan, graph: BuildGraph, step: Step, *, after: bool) -> Run:
     """What a command at a step sees: what the step itself says if it is a RUN; for the end of the target what the image
     is going to say; else what the nearest RUN of its stage says, or the base."""
-    graph = plan.graph
     if isinstance(step.operation, Run):
         return replace(step.operation, argv=shell_of(step.operation), files=())
     if after and step.id == graph.result:
-        return _from_config(plan, graph.result)
+        return _from_config(graph)
     in_stage = [one for one in graph.steps if one.stage == step.stage]
     at = in_stage.index(step)
     for other in (*in_stage[at:], *reversed(in_stage[:at])):
@@ -142,8 +158,8 @@ def _surroundings(plan: Plan, step: Step, *, after: bool) -> Run:
     )
 
 
-def _from_config(plan: Plan, step_id: str) -> Run:
-    config = plan.graph.config
+def _from_config(graph: BuildGraph) -> Run:
+    config = graph.config
     environment = dict(config.env)
     environment.setdefault("PATH", DEFAULT_PATH)
     return Run(
@@ -151,7 +167,7 @@ def _from_config(plan: Plan, step_id: str) -> Run:
         environment=tuple(sorted(environment.items())),
         user=config.user,
         working_dir=config.working_dir or "/",
-        shape=plan.graph.shape,
+        shape=graph.shape,
     )
 
 

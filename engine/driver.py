@@ -15,7 +15,7 @@ from cache.store import Store
 from engine.bases import Bases
 from engine.build import Build
 from engine.capacity import BoundedSandbox, Capacity, default_jobs
-from engine.context import Context, ContextFiles
+from engine.context import BuildContext, Context
 from engine.debug import Inside, Spot
 from engine.events import BuildEnded, Note, Observer, WarningRaised
 from engine.images.reference import Reference
@@ -128,7 +128,7 @@ class _Prepared:
 
     plan: Plan
     bases: Bases
-    contexts: Mapping[str, ContextFiles]
+    contexts: Mapping[str, BuildContext]
     remotes: Remotes
 
 
@@ -188,6 +188,7 @@ class Driver:
 
         check_platforms(request.outputs, platforms)
         check_destinations(request.outputs)
+        _check_names(request.outputs, request.names)
         _check_machines(request.outputs)
         if self.push is None and any(output.push for output in request.outputs):
             raise UsageError("there is nothing here to push with", code="output-unsupported")
@@ -210,7 +211,7 @@ class Driver:
 
     @contextmanager
     def _building(self, request: BuildRequest, prepared: _Prepared) -> Iterator[tuple[Build, LayerStore, Sandbox]]:
-        layers = LayerStore(self.store, prepared.bases, guard=request.secrets.guard)
+        layers = LayerStore(self.store, prepared.bases, guard=request.secrets.guard, cancelled=self.cancelled)
         sandbox = BoundedSandbox(_Lazy(self.sandbox), Capacity.of_host())
         with open_agents(request.ssh, prepared.plan.graphs, self.store.folder) as agents:
             build = Build(
@@ -237,7 +238,7 @@ class Driver:
         remotes = Remotes(self.store, self.observer, self.cancelled)
         resolved = for_each(wanted.values(), lambda options: self._resolve(request, options, bases))
         self._warn([checked for _, checked in resolved])
-        contexts: dict[str, ContextFiles] = {"": Context(request.context, request.ignore)}
+        contexts: dict[str, BuildContext] = {"": Context(request.context, request.ignore)}
         contexts.update(open_contexts(request.contexts, remotes))
         if refuse:
             check_supported([graph for graph, _ in resolved], host_network=request.egress.host_network)
@@ -251,7 +252,7 @@ class Driver:
         return resolve_and_lint(request.machinefile, options, bases.lookup, request.ignore.prunes)
 
     def _plan(
-        self, request: BuildRequest, graph: BuildGraph, bases: Bases, contexts: Mapping[str, ContextFiles]
+        self, request: BuildRequest, graph: BuildGraph, bases: Bases, contexts: Mapping[str, BuildContext]
     ) -> Plan:
         by_step = {step.id: bases.get(step.operation.base) for step in graph.steps if isinstance(step.operation, From)}
         return make_plan(graph, by_step, contexts, self.store, use_cache=request.use_cache)
@@ -279,7 +280,15 @@ class Driver:
     def _finish(self, request: BuildRequest, plan: Plan, results: Sequence[StepResult], layers: LayerStore) -> Built:
         """Put the images together, and behind an index if there are several; name them and write them out."""
         images = [
-            assemble(graph, plan.base_of(graph.result), result, self.store, request.annotations, platform)
+            assemble(
+                graph,
+                plan.base_of(graph.result),
+                result,
+                self.store,
+                request.annotations,
+                platform,
+                self.cancelled,
+            )
             for platform, graph, result in zip(plan.platforms, plan.graphs, results, strict=True)
         ]
         built = gather(images, request.annotations, self.store)
@@ -316,6 +325,15 @@ class Driver:
             for output in outputs:
                 self.observer(Note(f"writing {output.label}"))
                 write_out(machine, output.destination)
+
+
+def _check_names(outputs: tuple[OutputSpec, ...], names: tuple[str, ...]) -> None:
+    if not names and any(output.type is OutputType.IMAGE and not output.names for output in outputs):
+        raise UsageError(
+            "-o type=image, as --push, is for an image with a name, and it has none",
+            code="output-nameless",
+            hint="name it with -t NAME or name=NAME",
+        )
 
 
 def _check_machines(outputs: tuple[OutputSpec, ...]) -> None:

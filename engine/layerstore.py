@@ -40,11 +40,14 @@ class LayerStore:
         bases: Bases,
         limits: LayerLimits | None = None,
         guard: Callable[[Item], Item] | None = None,
+        cancelled: threading.Event | None = None,
     ) -> None:
-        """`guard` sees every entry of a new layer; it may wrap its content, and raise to have nothing kept."""
+        """`guard` sees every entry of a new layer; it may wrap its content, and raise to have nothing kept. `cancelled`
+        ends the wait for a layer that somebody else makes ready."""
         self._store = store
         self._bases = bases
         self._guard = guard
+        self._cancelled = cancelled
         self.limits = limits or LayerLimits.from_environment()
         """How large a layer, or an archive, may be."""
         self._indexes: dict[str, LayerIndex] = {}
@@ -60,16 +63,18 @@ class LayerStore:
         Raises as `Bases.pull_all`, `view` and `disks`.
         """
         with self._bases.pulling(base, stop):
-            self.view(base.layers)
+            self.view(base.layers, stop)
 
-    def view(self, layers: Layers) -> RootView:
-        """The file system that layers make together, lowest first.
+    def view(self, layers: Layers, stop: threading.Event | None = None) -> RootView:
+        """The file system that layers make together, lowest first. `stop` ends a wait for who else makes them ready.
 
-        Raises TransferError, UntrustedDataError, StoreError when a layer cannot be had or is not what it should be.
+        Raises InterruptedBuildError, and TransferError, UntrustedDataError, StoreError when a layer cannot be had or is
+        not what it should be.
         """
         key = tuple(layer.diff_id for layer in layers)
         if key not in self._views:
-            self._views[key] = RootView([self._index(layers[:number], layer) for number, layer in enumerate(layers)])
+            indexes = [self._index(layers[:number], layer, stop) for number, layer in enumerate(layers)]
+            self._views[key] = RootView(indexes)
         return self._views[key]
 
     def disks(self, layers: Layers) -> tuple[Path, ...]:
@@ -106,10 +111,10 @@ class LayerStore:
         self._remember(written.index)
         return Layer(written.diff_id, written.diff_id, written.size, mediatype.OCI_LAYER)
 
-    def _index(self, below: Layers, layer: Layer) -> LayerIndex:
+    def _index(self, below: Layers, layer: Layer, stop: threading.Event | None = None) -> LayerIndex:
         found = self._indexes.get(layer.diff_id) or self._load(layer.diff_id)
         if found is None:
-            with self._store.lock(f"layer {layer.diff_id}"):
+            with self._store.lock(f"layer {layer.diff_id}", cancelled=stop or self._cancelled):
                 found = self._load(layer.diff_id) or self._prepare(below, layer)
         self._indexes[layer.diff_id] = found
         return found
@@ -132,7 +137,8 @@ class LayerStore:
         index, under = self._index(below, layer), self.view(below)
         path = disk_path(self._disk_folder, index, under)
         if not path.exists():
-            with self._store.lock(f"layer {layer.diff_id}"), self._bases.open(layer) as blob:
+            lock = self._store.lock(f"layer {layer.diff_id}", cancelled=self._cancelled)
+            with lock, self._bases.open(layer) as blob:
                 make_disk(
                     blob,
                     self._disk_folder,

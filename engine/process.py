@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,8 +51,12 @@ def spawn(
     child's life to the thread that starts it: start long-lived children from a thread that outlives them.
     """
     parent = os.getpid()
+    # No core files: a guest's memory holds secrets. With 1 the kernel pipes none to a collector either (do_coredump).
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    core = 0 if hard == 0 else 1
 
     def die_with_parent() -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (core, core))
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the call above
             os._exit(1)

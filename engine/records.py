@@ -8,7 +8,7 @@ from typing import Protocol
 from cache.keys import Record, Value
 from engine.layers.entry import EntryType
 from engine.remote.remotes import record_fields
-from engine.steps.copy import follow, match_sources
+from engine.steps.copy import Matched, follow, match_sources
 from engine.steps.tree import Tree
 from machinefile.errors import MachinefileError
 from machinefile.ignore import IgnoreRules
@@ -152,9 +152,23 @@ def _copied_files(operation: Copy, context: HashedTree) -> Value:
         (
             matched.name if operation.parents else matched.name.rpartition("/")[2],
             tuple(_listing(context, matched.path, excluded)),
+            # Only where they count: keys of other copies stay as they were.
+            *((_modes_on_the_way(context, matched),) if operation.parents else ()),
         )
         for matched in match_sources(operation, context, where=where)
     )
+
+
+def _modes_on_the_way(context: HashedTree, matched: Matched) -> Value:
+    """The modes of the directories that --parents makes like the source's, outermost first."""
+    found: list[int] = []
+    above = matched.above
+    for part in filter(None, matched.name.split("/")):
+        above = "/".join(filter(None, (above, part)))
+        entry = context.entry(follow(context, above))
+        if entry is not None and entry.type is EntryType.DIRECTORY:
+            found.append(entry.mode)
+    return tuple(found)
 
 
 def _listing(context: HashedTree, top: str, excluded: IgnoreRules | None) -> Iterable[Value]:

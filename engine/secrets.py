@@ -7,6 +7,7 @@ a hash, a compressed archive). A secret of fewer than SHORTEST bytes is not look
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,6 +57,13 @@ class Secrets:
         masker = Masker(self)
         data = text.encode("utf-8", "surrogateescape")
         return (masker.feed(data) + masker.finish()).decode("utf-8", "surrogateescape")
+
+    def masked_name(self, name: str) -> str:
+        """A host's name with the secrets in it masked, in whatever case: names are looked up in lower case."""
+        data = name.encode("utf-8", "surrogateescape")
+        for _, needle in self.needles:
+            data = re.sub(re.escape(needle), lambda _: _MASK, data, flags=re.IGNORECASE)
+        return data.decode("utf-8", "surrogateescape")
 
     def guard(self, item: Item) -> Item:
         """An entry of a new layer: its name, link and attributes are searched now, its content as it is read.

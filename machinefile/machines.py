@@ -53,7 +53,13 @@ def _with(
     if size < least:
         message = f"{name} is at least {least >> 20}M, not {value}"
         raise building.fail(instruction, message, "bad-machine", f"for example {name}=2G", word)
+    size = whole_mebibytes(size)
     return replace(shape, memory=size) if name == "memory" else replace(shape, disk=size)
+
+
+def whole_mebibytes(size: int) -> int:
+    """A size in bytes, rounded down to MiB: machines are made of those."""
+    return size >> 20 << 20
 
 
 def resolve_snapshot(building: Building, instruction: Instruction) -> None:

@@ -7,9 +7,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 
-from machinefile.errors import InterruptedBuildError, MbuildError
+from machinefile.errors import HostError, InterruptedBuildError, MbuildError
 from mbuild.report import render
 
 _COMMANDS = (
@@ -25,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _watch_signals(cancelled)
     name = arguments.pop(0) if arguments and arguments[0] in _COMMANDS else "build"
     try:
-        return _command(name)(arguments, cancelled)
+        code = _command(name)(arguments, cancelled)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what cannot be written shows here, and not as the interpreter ends
+        return code
     except KeyboardInterrupt:
         return _fail(InterruptedBuildError())
     except MbuildError as error:
@@ -34,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Who read our output has gone; there is nobody to tell.
         sys.stdout = None  # or Python complains once more when it exits
         return 1
+    except OSError as error:
+        _drop_output()
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _fail(HostError(f"{where}{error.strerror or error}", code="host-failed"))
     except RecursionError:
         return _fail(MbuildError("something is nested too deeply", code="too-deep"))
 
@@ -46,8 +54,18 @@ def _command(name: str) -> Callable[[Sequence[str], threading.Event], int]:
 
 
 def _fail(error: MbuildError) -> int:
-    print(render(error), file=sys.stderr)
+    with suppress(OSError):  # there is nowhere else to say it
+        print(render(error), file=sys.stderr)
     return error.exit_code
+
+
+def _drop_output() -> None:
+    """Forget standard output if it cannot be written, or Python complains once more when it exits."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        sys.stdout = None
 
 
 def _watch_signals(cancelled: threading.Event) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from machinefile.durations import parse_duration
 from machinefile.errors import UsageError
-from machinefile.machines import LEAST_DISK, LEAST_MEMORY, MOST_CPUS
+from machinefile.machines import LEAST_DISK, LEAST_MEMORY, MOST_CPUS, whole_mebibytes
 from machinefile.sizes import parse_size
 from machinefile.steps import MachineShape
 
@@ -56,7 +56,7 @@ def _size(option: str, text: str, least: int) -> int:
             code="usage",
             hint=f"for example {option} 2g",
         )
-    return size
+    return whole_mebibytes(size)
 
 
 def _parsed(parse: Callable[[str], int], text: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,17 +27,17 @@ from machinefile.errors import MbuildError, UsageError
 def find_machine(store: Store, name: str) -> Machine | None:
     """The machine that a name of the store, or a folder, stands for; None for an image without one.
 
-    Raises UsageError (`machine-unknown`), UntrustedDataError.
+    Its folder is absolute. Raises UsageError (`machine-unknown`), UntrustedDataError, HostError.
     """
     folder = Path(name)
-    if name == "." or ("/" in name and folder.is_dir()):
+    if name == "." or ("/" in name and os.path.isdir(folder)):
         return Library(store).open(folder)
     named = None
     with suppress(UsageError):
         named = store.names.get(str(Reference.parse(name)))
     if named is not None:
         return Library(store).of(named.digest)
-    return Library(store).open(folder) if (folder / MANIFEST).is_file() else None
+    return Library(store).open(folder) if os.path.isfile(folder / MANIFEST) else None
 
 
 def machine_alone(store: Store, name: str, *, wanted: bool) -> Machine | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
             code="context-unsupported",
             hint="fetch it first, then name the folder",
         )
-    if not context.is_dir():
+    if not os.path.isdir(context):
         raise UsageError(
             f"the build context {context} is not a folder",
             code="context-missing",
@@ -95,10 +96,10 @@ def find_machinefile(given: str, context: Path) -> Path | None:
         return None
     candidates = [Path(given)] if given else [context / name for name in _DEFAULTS]
     for path in candidates:
-        if path.is_file():
+        if _is_file(path):
             return path
     # As docker build has it, -f may also be meant relative to the context.
-    if given and (context / given).is_file():
+    if given and _is_file(context / given):
         return context / given
     what = given or " and no ".join(_DEFAULTS)
     raise UsageError(
@@ -106,6 +107,16 @@ def find_machinefile(given: str, context: Path) -> Path | None:
         code="machinefile-missing",
         hint="name it with -f FILE",
     )
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file. Raises UsageError (`machinefile-unreadable`) when that cannot be found out."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", code="machinefile-unreadable") from error
 
 
 def read_machinefile(path: Path | None) -> Machinefile:
@@ -125,7 +136,7 @@ def _ignore_rules(path: Path | None, context: Path) -> IgnoreRules:
     if path:
         candidates.insert(0, path.with_name(path.name + ".dockerignore"))
     for candidate in candidates:
-        if candidate.is_file():
+        if os.path.isfile(candidate):
             try:
                 return IgnoreRules.parse(candidate.read_text("utf-8", "surrogateescape"))
             except OSError as error:

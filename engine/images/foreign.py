@@ -7,8 +7,10 @@ Source: OCI image spec, descriptor.md, "urls"; Docker's `layerDescriptor.open`, 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -33,12 +35,13 @@ def fetch_foreign(session: Session, reference: Reference, verifier: Verifier) ->
     Raises TransferError (`blob-not-found` and what transfers raise), UntrustedDataError.
     """
     failure = _nowhere(verifier.descriptor, "names no address that may be asked")
+    may_ask = partial(_may_ask_host, is_local=is_loopback(host_of(reference.registry)))
     for url in verifier.descriptor.urls[:_MOST]:
-        if not _may_ask(url, reference):
+        if not _may_ask(url, may_ask):
             continue
 
         def open_at(offset: int, url: str = url) -> AbstractContextManager[httpx.Response]:
-            return _response(session, verifier.descriptor, url, offset)
+            return _response(session, verifier.descriptor, url, offset, may_ask)
 
         try:
             download(open_at, verifier, session.attempts(), session.policy)
@@ -50,9 +53,8 @@ def fetch_foreign(session: Session, reference: Reference, verifier: Verifier) ->
     raise failure
 
 
-def _may_ask(url: str, reference: Reference) -> bool:
-    """HTTP alone, and no login. An image from elsewhere has no business on this machine, or with what clouds have on
-    link-local addresses."""
+def _may_ask(url: str, may_ask: Callable[[str], bool]) -> bool:
+    """HTTP alone, and no login."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -60,20 +62,40 @@ def _may_ask(url: str, reference: Reference) -> bool:
         return False
     if parts.scheme not in ("http", "https") or not host or parts.username is not None:
         return False
+    return may_ask(host)
+
+
+def _may_ask_host(host: str, *, is_local: bool) -> bool:
+    """An image from elsewhere has no business on this machine, or with what clouds have on link-local addresses,
+    however the host is written and whatever its name leads to. A name that leads nowhere here may be the proxy's to
+    look up."""
     if is_loopback(host):
-        return is_loopback(host_of(reference.registry))
+        return is_local
     try:
-        return not ipaddress.ip_address(host).is_link_local
-    except ValueError:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return all(_may_reach(ipaddress.ip_address(str(one[4][0])), is_local=is_local) for one in found)
+    except socket.gaierror:
         return True
+    except ValueError:  # also what is too long, or has what no name may have
+        return False
+
+
+def _may_reach(address: ipaddress.IPv4Address | ipaddress.IPv6Address, *, is_local: bool) -> bool:
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_loopback:
+        return is_local
+    return not (address.is_unspecified or address.is_link_local or address.is_multicast)
 
 
 @contextmanager
-def _response(session: Session, descriptor: Descriptor, url: str, offset: int) -> Iterator[httpx.Response]:
+def _response(
+    session: Session, descriptor: Descriptor, url: str, offset: int, may_ask: Callable[[str], bool]
+) -> Iterator[httpx.Response]:
     headers = {"Range": f"bytes={offset}-"} if offset else {}
     transport = session.transport
     what = f"the layer {descriptor.digest}"
-    with transport.exchange("GET", url, headers=headers, bulk=descriptor.size > BULK) as answer:
+    bulk = descriptor.size > BULK
+    with transport.exchange("GET", url, headers=headers, bulk=bulk, may_ask=may_ask) as answer:
         if answer.status_code in (404, 410):
             raise _nowhere(descriptor, f"is not at {answer.url.host}, where its manifest says it is")
         if answer.status_code == 416:

@@ -76,12 +76,14 @@ class Transport:
         content: Content = None,
         patience: float | None = None,
         bulk: bool = False,
+        may_ask: Callable[[str], bool] | None = None,
     ) -> Iterator[httpx.Response]:
         """Send a request and follow redirects; the answer's body is not read yet.
 
         `authorization` goes to the first host alone. `patience`, in seconds, is for an answer that may take longer
-        than the policy has it. `bulk` says that the answer may be longer than BULK. Within an exchange no thread may
-        begin a second one. Raises TransferError (`registry-failed`, `registry-untrusted-certificate`), and
+        than the policy has it. `bulk` says that the answer may be longer than BULK. `may_ask` is told each host, also
+        those of redirects, before it is asked, and may refuse it. Within an exchange no thread may begin a second
+        one. Raises TransferError (`registry-failed`, `registry-untrusted-certificate`), and
         RetryableError for what may pass.
         """
         import httpx
@@ -89,6 +91,8 @@ class Transport:
         first = current = self._parsed(url)
         long = callable(content) or len(content or b"") > _MAX_SENT
         for _ in range(_MAX_REDIRECTS + 1):
+            if may_ask is not None and not may_ask(current.host):
+                raise _bad_redirect(first, f"to {current.host}, which is not asked")
             sent = {"User-Agent": "mbuild", "Accept": "*/*", "Accept-Encoding": "identity", **(headers or {})}
             if authorization and _origin(current) == _origin(first):
                 sent["Authorization"] = authorization

@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from cache.index import Kind
 from cache.store import Store
 from engine.machines.manifest import MAX_BYTES, MachineManifest, parse_machine
 from engine.machines.sparse import digest_of_runs
-from engine.vm.frozen import Frozen, clone
-from machinefile.errors import HostError, UntrustedDataError, UsageError
+from engine.vm.frozen import ENTRIES, Frozen, clone, disk_errors
+from machinefile.errors import UntrustedDataError, UsageError
 
 MANIFEST = "machine.json"
 
@@ -42,11 +43,13 @@ class Machine:
 
 
 def read_machine(folder: Path) -> Machine:
-    """The machine in a folder; its parts are not looked into, but must be there.
+    """The machine in a folder, its path made absolute: QEMU runs in a folder of its own. The parts are not looked
+    into, but must be there.
 
-    Raises UsageError (`machine-unknown`), UntrustedDataError (`machine-invalid`, `machine-version`,
-    `machine-corrupt`).
+    Raises UsageError (`machine-unknown`, `bad-environment`), UntrustedDataError (`machine-invalid`, `machine-version`,
+    `machine-corrupt`, `layer-too-large`).
     """
+    folder = folder.absolute()
     try:
         with (folder / MANIFEST).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -59,8 +62,12 @@ def read_machine(folder: Path) -> Machine:
     machine = Machine(folder, parse_machine(data, str(folder / MANIFEST)))
     for part in machine.manifest.parts:
         path = folder / part.name
-        if path.is_symlink() or not path.is_file() or path.stat().st_size != part.size:
-            raise _damaged(path, "is missing or has another length")
+        try:
+            status = path.lstat()
+        except OSError as error:
+            raise _damaged(path, f"cannot be read ({error.strerror})") from error
+        if not stat.S_ISREG(status.st_mode) or status.st_size != part.size:
+            raise _damaged(path, "is no file or has another length")
     return machine
 
 
@@ -108,9 +115,10 @@ class Library:
         new = self._store.folder()
         try:
             yield new
-            self._folder.mkdir(exist_ok=True)
-            shutil.rmtree(self.path(key), ignore_errors=True)
-            new.rename(self.path(key))
+            with disk_errors(self._folder):
+                self._folder.mkdir(exist_ok=True)
+                shutil.rmtree(self.path(key), ignore_errors=True)
+                new.rename(self.path(key))
         finally:
             shutil.rmtree(new, ignore_errors=True)
 
@@ -118,15 +126,17 @@ class Library:
         """A machine in a folder elsewhere. Its parts are read and compared with their digests the first time, and
         again when one has changed since.
 
-        Raises as `read_machine`, and UntrustedDataError (`machine-corrupt`).
+        Raises as `read_machine`, UntrustedDataError (`machine-corrupt`), and HostError (`machine-unwritable`) when
+        the store cannot remember it.
         """
         machine = read_machine(folder)
-        seen = json.dumps([[part.digest, *_stamp(folder / part.name)] for part in machine.manifest.parts])
-        note = self._folder / "checked" / hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()
-        if not note.is_file() or note.read_text() != seen:
+        seen = json.dumps([[part.digest, *_stamp(machine.folder / part.name)] for part in machine.manifest.parts])
+        note = self._folder / "checked" / hashlib.sha256(os.fsencode(machine.folder.resolve())).hexdigest()
+        if not _says(note, seen):
             check(machine)
-            note.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(note, seen.encode(), self._store.temporary)
+            with disk_errors(note.parent):
+                note.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(note, seen.encode(), self._store.temporary)
         return machine
 
 
@@ -134,12 +144,26 @@ def check(machine: Machine) -> None:
     """Compare every part with its digest. Raises UntrustedDataError (`machine-corrupt`)."""
     for part in machine.manifest.parts:
         path = machine.folder / part.name
-        if digest_of_runs(path) != part.digest:
+        try:
+            digest = digest_of_runs(path)
+        except OSError as error:
+            raise _damaged(path, f"cannot be read ({error.strerror})") from error
+        if digest != part.digest:
             raise _damaged(path, "is not what its digest says")
 
 
+def _says(note: Path, text: str) -> bool:
+    try:
+        return note.read_text() == text
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def _stamp(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _damaged(path, f"cannot be read ({error.strerror})") from error
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
@@ -150,19 +174,34 @@ def _damaged(path: Path, why: str) -> UntrustedDataError:
 
 
 def check_destination(destination: Path) -> None:
-    """Refuse to write a machine over anything but a machine, or into an empty folder.
+    """Refuse to write a machine over anything but a whole machine with nothing beside it, or an empty folder: what
+    is there is removed.
 
     Raises UsageError (`output-in-the-way`).
     """
-    if not destination.exists() or (destination / MANIFEST).is_file():
+    try:
+        entries = set(os.listdir(destination))
+    except FileNotFoundError:
+        if not destination.is_symlink():
+            return
+        raise _in_the_way(destination, "is a link that leads nowhere") from None
+    except OSError as error:
+        raise _in_the_way(destination, f"is there and holds no machine ({error.strerror})") from error
+    if not entries:
         return
-    if destination.is_dir() and not any(destination.iterdir()):
-        return
-    raise UsageError(
-        f"{destination} is there and holds no machine",
-        code="output-in-the-way",
-        hint="name another dest, or remove it",
-    )
+    if MANIFEST not in entries:
+        raise _in_the_way(destination, "is there and holds no machine")
+    others = sorted(entries - {MANIFEST, *ENTRIES})
+    if others:
+        raise _in_the_way(destination, f"holds {others[0][:80]!r}, which is no part of a machine")
+    try:
+        read_machine(destination)
+    except (UsageError, UntrustedDataError) as error:
+        raise _in_the_way(destination, f"is there and holds no machine that is whole: {error.message}") from error
+
+
+def _in_the_way(destination: Path, why: str) -> UsageError:
+    return UsageError(f"{destination} {why}", code="output-in-the-way", hint="name another dest, or remove it")
 
 
 def write_out(machine: Machine, destination: Path) -> None:
@@ -175,19 +214,25 @@ def write_out(machine: Machine, destination: Path) -> None:
     new = final.with_name(f".{final.name[:200]}.{secrets.token_hex(6)}.tmp")
     old = final.with_name(f"{new.name}.old")
     try:
-        new.mkdir(parents=True)
-        for part in machine.manifest.parts:
-            clone(machine.folder / part.name, new / part.name)
-        (new / MANIFEST).write_bytes(machine.manifest.to_json())
-        if final.exists():
-            final.rename(old)
-        new.rename(final)
-    except OSError as error:
-        raise HostError(
-            f"the machine cannot be written to {destination}: {error.strerror}",
-            code="machine-unwritable",
-            hint="free space there, or choose another folder",
-        ) from error
+        with disk_errors(destination):
+            new.mkdir(parents=True)
+            for part in machine.manifest.parts:
+                clone(machine.folder / part.name, new / part.name)
+            (new / MANIFEST).write_bytes(machine.manifest.to_json())
+            _exchange(new, final, old)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(new: Path, final: Path, old: Path) -> None:
+    """Put a folder in another's place; that one goes only when the new one is there. Raises OSError."""
+    there = final.exists()
+    if there:
+        final.rename(old)
+    try:
+        new.rename(final)
+    except OSError:
+        if there:
+            old.rename(final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -16,14 +16,14 @@ from engine.layers.entry import EntryType
 from engine.layerstore import LayerStore
 from engine.machines.fit import situation_of
 from engine.machines.library import MANIFEST, Library, Machine
-from engine.machines.manifest import VERSION, MachineManifest, Part, Program
+from engine.machines.manifest import VERSION, MachineManifest, Part, Program, parse_machine
 from engine.machines.ready import LastLines, waiter
 from engine.machines.sparse import digest_of_runs
 from engine.output.image import BuiltImage, rfc3339
 from engine.steps.run import identity_of, with_home
 from engine.vm.agent import agent_path
 from engine.vm.execution import Execution, GuestFile
-from engine.vm.frozen import MACHINE_ID, Freezer, Frozen
+from engine.vm.frozen import MACHINE_ID, Freezer, Frozen, disk_errors
 from engine.vm.qemu import QemuHypervisor
 from machinefile.errors import InterruptedBuildError, MbuildError, StepError
 from machinefile.imageconfig import ImageConfig
@@ -49,7 +49,8 @@ class MachineMaker:
         """The machine of an image, made unless the store has it.
 
         Raises StepError (`machine-no-command`, `machine-entrypoint-ended`, `machine-not-ready`,
-        `machine-no-healthcheck`, `user-unknown`), HostError, InterruptedBuildError.
+        `machine-no-healthcheck`, `user-unknown`), UntrustedDataError (`layer-too-large`), HostError,
+        InterruptedBuildError.
         """
         label = f"SNAPSHOT --ready={snapshot.ready}" if snapshot.ready else "SNAPSHOT"
         key = self._key(image, snapshot, shape)
@@ -94,7 +95,10 @@ class MachineMaker:
                 freezer = Freezer(self.hypervisor, self.store.vm_folder)
                 frozen = freezer.freeze(execution, waiter(snapshot, config, said), folder, said, self.cancelled)
                 manifest = self._describe(frozen, image, config, program, snapshot)
-                (folder / MANIFEST).write_bytes(manifest.to_json())
+                data = manifest.to_json()
+                parse_machine(data, "the machine")  # one that nobody would read is not kept
+                with disk_errors(folder):
+                    (folder / MANIFEST).write_bytes(data)
         except MbuildError as error:
             outcome = Outcome.CANCELLED if isinstance(error, InterruptedBuildError) else Outcome.FAILED
             self.observer(StepEnded(_STEP, label, outcome, time.monotonic() - begun, error.message))

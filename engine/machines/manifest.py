@@ -8,9 +8,11 @@ from pathlib import Path
 
 from engine.images.descriptor import Descriptor
 from engine.images.jsonvalue import JsonObject, dump
+from engine.layers.limits import VARIABLE, LayerLimits
 from engine.vm.accelerator import Accelerator
+from engine.vm.disks import LEAD
 from engine.vm.execution import Identity
-from engine.vm.frozen import ENTRIES, Frozen, MachineId
+from engine.vm.frozen import CHANGES, ENTRIES, Frozen, MachineId
 from machinefile.imageconfig import Pairs
 from machinefile.steps import MachineShape
 
@@ -23,6 +25,11 @@ _MOST_DISK = 1 << 44
 _MOST_CPUS = 256
 _MOST_LAYERS = 250
 _SECTOR = 512
+_MIB = 1 << 20
+_MOST_BYTES = {"cmdline": 64 << 10, "kernel": 512 << 20, "initrd": 512 << 20, "state": 512 << 20}
+"""Of parts whose size nothing else says."""
+_SHORTER = 16 * _MIB
+"""Bytes that a disk may lack of what was asked for: mke2fs leaves out a last group that is too small for its tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +154,8 @@ class MachineManifest:
 def parse_machine(data: bytes, where: str) -> MachineManifest:
     """Read a manifest; `where` names it in messages.
 
-    Raises UntrustedDataError: `machine-invalid`, `machine-version`.
+    Raises UntrustedDataError (`machine-invalid`, `machine-version`, `layer-too-large`), UsageError
+    (`bad-environment`).
     """
     fields = JsonObject.parse(data, where, _INVALID, MAX_BYTES)
     version = fields.integer("version")
@@ -226,9 +234,31 @@ def _check_parts(manifest: MachineManifest, fields: JsonObject) -> None:
         raise fields.wrong("parts", f"are {', '.join(names)}, not {', '.join(wanted)}")
     if len(manifest.layers) > _MOST_LAYERS or any(length % _SECTOR for length in manifest.layers):
         raise fields.wrong("layers", "are no layers")
+    if not all(manifest.layers):
+        raise fields.wrong("layers", "are empty")
     sizes = {part.name: part.size for part in manifest.parts}
     if sizes["ram"] != manifest.shape.memory:
         raise fields.wrong("parts", "have another amount of memory than the machine")
+    if manifest.shape.memory % _MIB:
+        raise fields.wrong("shape", f"has {manifest.shape.memory} bytes of memory, no whole number of MiB")
+    asked = manifest.shape.disk - manifest.shape.disk % _MIB
+    disk = sizes["disk"] - CHANGES
+    if disk % _MIB or not max(_MIB, asked - _SHORTER) <= disk <= asked:
+        raise fields.wrong("parts", "have another disk than the machine")
+    for name, most in _MOST_BYTES.items():
+        if sizes[name] > most:
+            raise fields.wrong("parts", f"have {sizes[name]} bytes of {name}; at most {most} are taken")
+    _check_layers(manifest, fields, sizes.get("layers", LEAD))
+
+
+def _check_layers(manifest: MachineManifest, fields: JsonObject, size: int) -> None:
+    whole, most = sum(manifest.layers), LayerLimits.from_environment().max_bytes
+    if whole > most:
+        error = fields.wrong("layers", f"have {whole} bytes; at most {most} are taken")
+        error.code, error.hint = "layer-too-large", f"if you trust it, raise {VARIABLE}"
+        raise error
+    if size != LEAD + whole:
+        raise fields.wrong("parts", f"have {size} bytes of layers, and the layers have {whole}")
 
 
 def _bounded(fields: JsonObject, name: str, least: int, most: int) -> int:

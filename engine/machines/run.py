@@ -76,7 +76,7 @@ def cold_execution(machine: Machine, folder: Path, request: RunRequest) -> Execu
     """Its program for a microVM that starts from its disk as the image made it, as `request` would have it.
 
     The layers are unpacked into `folder`, where they must stay until it has run. Raises UsageError
-    (`command-missing`, `user-unsupported`), OSError.
+    (`command-missing`, `user-unsupported`), HostError (`machine-unwritable`).
     """
     program = machine.manifest.program
     if request.user is not None:

@@ -30,6 +30,7 @@ from engine.machines.library import MANIFEST, Library, Machine
 from engine.machines.manifest import MAX_BYTES, MachineManifest, Part, parse_machine
 from engine.machines.sparse import RunReader, write_runs
 from engine.parallel import in_parallel
+from engine.vm.frozen import disk_errors
 from machinefile.errors import InterruptedBuildError, UntrustedDataError
 
 ARTIFACT_TYPE = "application/vnd.mbuild.machine.v1"
@@ -70,13 +71,14 @@ def push_machine(
 ) -> Pushed:
     """Bring a machine into a registry. Its artifact names the image that it was made of as its subject.
 
-    Raises as `push_image`, and OSError.
+    Raises as `push_image`, and HostError (`machine-unwritable`).
     """
     folder = store.folder()
     packed = _Packed({})
     config = machine.manifest.to_json()
-    layers = [_pack(machine, part, folder, packed, cancelled) for part in machine.manifest.parts]
-    (folder / "config").write_bytes(config)
+    with disk_errors(folder):
+        layers = [_pack(machine, part, folder, packed, cancelled) for part in machine.manifest.parts]
+        (folder / "config").write_bytes(config)
     packed.files[digest_of(config)] = folder / "config"
     manifest = dump(
         {
@@ -127,7 +129,7 @@ def pull_machine(
     """Bring a machine of a registry into the store under its name. Every part is checked as it comes.
 
     Raises TransferError, UntrustedDataError (`not-a-machine`, `machine-invalid`, `machine-corrupt`, `digest-mismatch`,
-    `layer-too-large`), StoreError, InterruptedBuildError.
+    `layer-too-large`), HostError (`machine-unwritable`), StoreError, InterruptedBuildError.
     """
     data = client.manifest(reference, client.resolve(reference).digest)
     artifact = parse_manifest(data, f"the manifest of {reference.short}")
@@ -145,7 +147,8 @@ def pull_machine(
                     partial(_fetch, client, reference, part, layers[part.name], folder) for part in manifest.parts
                 ]
                 in_parallel(fetches, _PARALLEL, cancelled)
-                (folder / MANIFEST).write_bytes(config)
+                with disk_errors(folder):
+                    (folder / MANIFEST).write_bytes(config)
         store.blobs.put(data)
         store.blobs.put(config)
         library.remember(digest_of(data), key)
@@ -185,7 +188,8 @@ def _fetch(
     stop: threading.Event,
 ) -> None:
     where = f"the part {part.name} of {reference.short}"
-    with (folder / part.name).open("wb") as file:
+    # A size that no file may have (EFBIG), or that there is no room for, is found here too.
+    with disk_errors(folder), (folder / part.name).open("wb") as file:
         reader = RunReader(file, part.size, where, LayerLimits.from_environment().max_bytes)
         unpack = unpacker(reader.feed, where)
 

@@ -92,17 +92,18 @@ def assemble(
     store: Store,
     annotations: Annotations = NO_ANNOTATIONS,
     platform: Platform | None = None,
+    cancelled: threading.Event | None = None,
 ) -> BuiltImage:
     """Write configuration, compressed layers and manifest into the store. The base's blobs are there already.
 
-    `platform` is what was asked for; the configuration says what the target's base is for.
+    `platform` is what was asked for; the configuration says what the target's base is for. Raises as `packed`.
     """
     platform = platform or graph.platform
     configuration = _configuration(graph, base, result)
     config = configuration.to_json()
     manifest = Manifest(
         config=Descriptor(mediatype.OCI_CONFIG, store.blobs.put(config), len(config)),
-        layers=(*(_as_kept(layer) for layer in base.layers), *packed(result.layers, store)),
+        layers=(*(_as_kept(layer) for layer in base.layers), *packed(result.layers, store, cancelled=cancelled)),
         annotations=annotations.of_manifest(platform),
     )
     return _kept(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.context import Context, ContextFiles
+from engine.context import BuildContext, Context
 from engine.images.reference import Reference, parse_reference
 from engine.layers.entry import Entry, EntryType
 from engine.remote.checkout import Checkout
@@ -67,7 +68,7 @@ def parse_context(text: str) -> NamedContext:
             code="context-unsupported",
             hint="name a folder, a git repository (https://....git), docker-image://NAME or oci-layout://PATH:TAG",
         )
-    if not Path(value).is_dir():
+    if not os.path.isdir(value):
         raise UsageError(
             f"--build-context {name}: {value} is not a folder",
             code="context-missing",
@@ -81,10 +82,10 @@ def image_names(contexts: Iterable[NamedContext]) -> Mapping[str, str]:
     return {f"context:{one.name}": one.value for one in contexts if one.kind is ContextKind.IMAGE}
 
 
-def open_contexts(contexts: Iterable[NamedContext], remotes: Remotes) -> dict[str, ContextFiles]:
+def open_contexts(contexts: Iterable[NamedContext], remotes: Remotes) -> dict[str, BuildContext]:
     """The files of the contexts that have some, by name. A folder's .dockerignore counts; a repository is fetched when
     a step first looks into it. Raises UsageError, MachinefileError (a bad .dockerignore)."""
-    found: dict[str, ContextFiles] = {}
+    found: dict[str, BuildContext] = {}
     for one in contexts:
         if one.kind is ContextKind.FOLDER:
             found[one.name] = Context(Path(one.value), _ignore_rules(Path(one.value)))
@@ -126,6 +127,9 @@ class RepositoryContext:
         """None: git knows no second names."""
         return None
 
+    def check(self, path: str) -> None:
+        """Nobody edits a checkout in the store."""
+
     def _find(self, path: str) -> tuple[Checkout, str]:
         if self._tree is None:
             self._tree = self._fetch(self._context.value)
@@ -165,7 +169,7 @@ def _short(name: str) -> str:
 
 def _ignore_rules(folder: Path) -> IgnoreRules:
     path = folder / ".dockerignore"
-    if not path.is_file():
+    if not os.path.isfile(path):
         return IgnoreRules()
     try:
         return IgnoreRules.parse(path.read_text("utf-8", "surrogateescape"), str(path))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cache.results import Layer
 from engine.layers.entry import NORMAL_TIME
 from engine.layers.users import Account
 from engine.layerstore import LayerStore
-from engine.secrets import MaskedOutput
+from engine.secrets import MaskedOutput, Secrets
 from engine.sshagent import agent_sockets, with_agent
 from engine.steps.mounts import MountMaker, Prepared
 from engine.steps.provisions import Provisions
@@ -48,6 +48,7 @@ def run_step(
         execution = execution_of(operation, below, layers, provisions, prepared)
         with masker, sandbox.execute(execution, masker.write, cancelled) as result:
             masker.close()
+            result = replace(result, egress=_masked(result.egress, provisions.secrets))
             reached(result.egress)
             if result.caches_whole:
                 prepared.keep_caches(sandbox, operation, cancelled)
@@ -164,6 +165,13 @@ def _failure(operation: Run, result: Result, timeout: float | None) -> StepError
     }.get(result.code, "")
     hint = "; ".join(filter(None, (hint, _denied(result.egress))))
     return StepError(f"the command {command} failed with exit code {result.code}", code="run-failed", hint=hint)
+
+
+def _masked(log: EgressLog, secrets: Secrets) -> EgressLog:
+    """The log without secrets: a step may look up any name."""
+    if not secrets.needles:
+        return log
+    return replace(log, entries=tuple(replace(entry, name=secrets.masked_name(entry.name)) for entry in log.entries))
 
 
 def _denied(log: EgressLog) -> str:

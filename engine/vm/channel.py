@@ -17,7 +17,16 @@ _CHUNK = 1 << 18
 _PULSE = 10.0
 """Seconds between two signs of life while a command runs."""
 _PATIENCE = 120.0
-"""Seconds that a sign of life may take, on however busy a machine."""
+"""Seconds of waiting that a sign of life may take, on however busy a machine."""
+_LONGEST_LOOK = 1.0
+"""Seconds that one look counts for at most: when mbuild was stopped, or who reads the output was slow, the guest was
+not waited for."""
+_MOST_TOLD = 16 << 20
+"""Bytes that `tell` queues for a guest which does not read them."""
+_MOST_UNHEARD = 1 << 18
+"""Answers that a guest may owe to what it was told."""
+_LARGEST_ERRNO = 4095
+"""Of Linux."""
 
 
 class SilentGuestError(Exception):
@@ -73,15 +82,19 @@ class Channel:
         self._watch = watch
         self._decoder = Decoder()
         self._unsent = bytearray()
-        self._next_tag = first_tag
+        self._first_tag = self._next_tag = first_tag
         self._answers: dict[int, Frame] = {}
         self._waiting: set[int] = set()
         self.on_output: Callable[[int, bytes], None] = _ignore
         self.taps: dict[int, Callable[[int, bytes], None]] = {}
         """Who gets the output of the process that the SPAWN of that tag started, in place of `on_output`."""
         self._exits: dict[int, int] = {}
+        self._running: set[int] = set()
+        """The tags of SPAWNs whose processes have not ended."""
         self._companions: list[Companion] = []
         self._unheard: set[int] = set()
+        self._told = 0
+        """Bytes of `tell` that were not sent yet, at most."""
 
     def accompany(self, companion: Companion) -> None:
         """Serve something from now on."""
@@ -92,8 +105,15 @@ class Channel:
         self._companions.remove(companion)
 
     def tell(self, op: Op, *values: Value) -> None:
-        """Queue a command whose answer nobody waits for; its failure stops no other."""
+        """Queue a command whose answer nobody waits for; its failure stops no other.
+
+        Raises ProtocolError when the guest has not taken or answered too much of that: it may be what asks for it.
+        """
+        before = len(self._unsent)
         ((tag, _),) = self.post([Command(op, values, tolerate=True)])
+        self._told += len(self._unsent) - before
+        if self._told > _MOST_TOLD or len(self._unheard) >= _MOST_UNHEARD:
+            raise ProtocolError("the guest does not take what it is told")
         self._waiting.discard(tag)
         self._unheard.add(tag)
 
@@ -113,6 +133,8 @@ class Channel:
             self._next_tag += 1
             self._unsent += command.frame(tag).encode()
             self._waiting.add(tag)
+            if command.op is Op.SPAWN:
+                self._running.add(tag)
             posted.append((tag, command))
         return posted
 
@@ -144,19 +166,24 @@ class Channel:
         The agent is asked for a sign of life now and then. Raises SilentGuestError when none comes, StepTimeoutError
         when the time is over.
         """
-        asked, alive_at = None, time.monotonic()
+        asked, alive_at, waited = None, time.monotonic(), 0.0
         ends_at = None if timeout is None else alive_at + timeout
         while tag not in self._exits:
-            if ends_at is not None and time.monotonic() >= ends_at:
+            looked_at = time.monotonic()
+            if ends_at is not None and looked_at >= ends_at:
                 raise StepTimeoutError
             self._pump(None)
-            silence = time.monotonic() - alive_at
-            if asked is None and silence > _PULSE:
-                ((asked, _),) = self.post([Command(Op.GET_CLOCK)])
-            elif asked is not None and self._answers.pop(asked, None) is not None:
-                asked, alive_at = None, time.monotonic()
-            elif silence > _PULSE + _PATIENCE:
-                raise SilentGuestError
+            now = time.monotonic()
+            if asked is None:
+                if now - alive_at > _PULSE:
+                    ((asked, _),) = self.post([Command(Op.GET_CLOCK)])
+                    waited = 0.0
+            elif self._answers.pop(asked, None) is not None:
+                asked, alive_at = None, now
+            else:
+                waited += min(now - looked_at, _LONGEST_LOOK)
+                if waited > _PATIENCE:
+                    raise SilentGuestError
         return self._exits.pop(tag)
 
     def _pump(self, deadline: float | None) -> None:
@@ -186,6 +213,7 @@ class Channel:
         except OSError as error:
             raise GuestGoneError from error
         del self._unsent[:sent]
+        self._told = min(self._told, len(self._unsent))
 
     def _receive(self) -> None:
         try:
@@ -206,7 +234,7 @@ class Channel:
             stream = values.number()
             self.taps.get(frame.tag, self.on_output)(stream, values.data())
         elif frame.op == Op.EXIT:
-            self._exits[frame.tag] = values.number()
+            self._end(frame.tag, values.number())
         elif frame.op == Op.ANSWER and frame.tag in self._unheard:
             self._unheard.discard(frame.tag)
         elif companion := next((one for one in self._companions if frame.op in one.takes), None):
@@ -217,12 +245,21 @@ class Channel:
         else:
             raise ProtocolError(f"an unexpected frame {frame.op} with tag {frame.tag}")
 
+    def _end(self, tag: int, status: int) -> None:
+        earlier = 0 < tag < self._first_tag and tag not in self._exits  # started before the machine was frozen
+        if tag not in self._running and not earlier:
+            raise ProtocolError(f"the end of a process that does not run, with tag {tag}")
+        self._running.discard(tag)
+        self._exits[tag] = status
+
 
 def _read_answer(frame: Frame, command: Command) -> Values:
     values = Values(frame.payload)
     error = values.number()
     if not error:
         return values
+    if error > _LARGEST_ERRNO:
+        raise ProtocolError(f"an error with number {error}")
     detail = values.text()
     if command.tolerate:
         return Values(b"")

@@ -13,7 +13,7 @@ from engine.vm.protocol import WINDOW, Op, ProtocolError, Values
 from engine.vm.socketmount import Screen, SocketMount
 
 _STREAM_LIMIT = 64
-"""Connections at a time; the agent keeps to it too, but it is the guest's."""
+"""Connections at a time; the agent, which knows of each for longer than we do, makes no more."""
 _OVER = select.POLLHUP | select.POLLERR | select.POLLNVAL
 _LONGEST = 100
 """Bytes of a socket's path; a longer one does not fit into an address (unix(7))."""
@@ -99,8 +99,10 @@ class Forwarder:
     def _open(self, listener: int, number: int) -> None:
         if listener >= len(self._sockets) or number in self._streams:
             raise ProtocolError("a connection to a socket that is not there")
+        if len(self._streams) >= _STREAM_LIMIT:
+            raise ProtocolError(f"more than {_STREAM_LIMIT} connections at a time")
         mount = self._sockets[listener]
-        connected = connect(mount.address) if len(self._streams) < _STREAM_LIMIT else None
+        connected = connect(mount.address)
         if connected is None:
             self._channel.tell(Op.CLOSE, number)
             return

@@ -53,7 +53,7 @@ _SET_UP_TIMEOUT = 60.0
 _ASKED_IN_ADVANCE = 3
 """The answers that a restored machine's QMP session begins with: see qemu.start."""
 MACHINE_ID = "/etc/machine-id"
-_CHANGES = 1 << 20
+CHANGES = 1 << 20
 """Bytes after the scratch file system, for a partition that only steps use."""
 _FIRST_TAG = 1 << 16
 """Where the tags begin of who talks to a restored machine; the first conversation stays below."""
@@ -89,16 +89,17 @@ class Frozen:
         return ENTRIES if self.layers else tuple(name for name in ENTRIES if name != "layers")
 
     def unpack_layers(self, folder: Path) -> tuple[Path, ...]:
-        """The layers as files of their own in a folder. Raises OSError."""
+        """The layers as files of their own in a folder. Raises HostError (`machine-unwritable`)."""
         paths = []
-        for number, region in enumerate(lay_out(self.layers, LEAD)):
-            paths.append(folder / f"layer-{number}.squashfs")
-            with (self.folder / "layers").open("rb") as source, paths[-1].open("wb") as target:
-                _copy_range(source, region.start, target, region.length)
+        with disk_errors(folder):
+            for number, region in enumerate(lay_out(self.layers, LEAD)):
+                paths.append(folder / f"layer-{number}.squashfs")
+                with (self.folder / "layers").open("rb") as source, paths[-1].open("wb") as target:
+                    _copy_range(source, region.start, target, region.length)
         return tuple(paths)
 
     def spec(self, qemu: str, writable: Path, *, share: bool) -> MachineSpec:
-        """Its QEMU process."""
+        """Its QEMU process: with `share` one that is being made, else one that is restored. Raises OSError."""
         return MachineSpec(
             qemu=qemu,
             accelerator=self.accelerator,
@@ -108,7 +109,8 @@ class Frozen:
             share=share,
             kernel=str(self.folder / "kernel"),
             initrd=str(self.folder / "initrd"),
-            cmdline=(self.folder / "cmdline").read_text(),
+            # A restored machine boots nothing, and what others made is read no more than it must be.
+            cmdline=(self.folder / "cmdline").read_text() if share else "",
             qmp_fd=-1,
             agent_fd=-1,
             layers=str(self.folder / "layers") if self.layers else None,
@@ -150,19 +152,22 @@ class Starting:
         tag = posted[1][0]
         self.channel.taps[tag] = hear
         try:
-            self.channel.collect(posted, _SET_UP_TIMEOUT)
-        except GuestFailureError:
-            self.channel.call([command(Op.CLEAR)], _SET_UP_TIMEOUT)
-            return None, bytes(said)  # the program ended, and its namespaces with it
-        deadline = time.monotonic() + timeout
-        late = False
-        while (status := self.channel.exited(tag)) is None:
-            if not late and time.monotonic() > deadline:
-                late = True
-                self.channel.call([command(Op.SIGNAL, tag, 9, tolerate=True)], _SET_UP_TIMEOUT)
-            self.channel.pause(0.01)
-        self.channel.wait_exit(tag)
-        return (None if late else read_status(status)), bytes(said)
+            try:
+                self.channel.collect(posted, _SET_UP_TIMEOUT)
+            except GuestFailureError:
+                self.channel.call([command(Op.CLEAR)], _SET_UP_TIMEOUT)
+                return None, bytes(said)  # the program ended, and its namespaces with it
+            deadline = time.monotonic() + timeout
+            late = False
+            while (status := self.channel.exited(tag)) is None:
+                if not late and time.monotonic() > deadline:
+                    late = True
+                    self.channel.call([command(Op.SIGNAL, tag, 9, tolerate=True)], _SET_UP_TIMEOUT)
+                self.channel.pause(0.01)
+            self.channel.wait_exit(tag)
+            return (None if late else read_status(status)), bytes(said)
+        finally:
+            del self.channel.taps[tag]
 
     def pause(self, seconds: float) -> None:
         """Let it work."""
@@ -202,7 +207,7 @@ class Freezer:
         stalls: list[str] = []
         while len(stalls) < _TRIES:
             try:
-                with _disk_errors(folder):
+                with disk_errors(folder):
                     self._lay_out(frozen, template, execution.disks)
                 return self._run(frozen, template, execution, wait, output, cancelled)
             except _StalledError as error:
@@ -225,7 +230,7 @@ class Freezer:
         scratch = scratch_image(self.vm_dir / "scratch", frozen.shape.disk)
         clone(scratch, folder / "disk")
         with (folder / "disk").open("r+b") as disk:
-            disk.truncate(scratch.stat().st_size + _CHANGES)
+            disk.truncate(scratch.stat().st_size + CHANGES)
 
     def _run(
         self,
@@ -238,7 +243,7 @@ class Freezer:
     ) -> Frozen:
         with run_folder(self.vm_dir / "run") as private:
             disk = frozen.folder / "disk"
-            scratch, changes = lay_out([disk.stat().st_size - _CHANGES, _CHANGES])
+            scratch, changes = lay_out([disk.stat().st_size - CHANGES, CHANGES])
             where = DiskMap(lay_out(frozen.layers, LEAD), scratch, changes)
             spec = frozen.spec(self.hypervisor.qemu.program, disk, share=True)
             with (
@@ -258,7 +263,7 @@ class Freezer:
                     qmp = Qmp(machine.qmp, watch)
                     qmp.skip(_ASKED_IN_ADVANCE, timeout=10)
                     write_state(qmp, frozen.folder / "state")
-            with _disk_errors(frozen.folder):
+            with disk_errors(frozen.folder):
                 dig_holes(frozen.folder / "ram")
         return replace(frozen, tag=tag, machine_id=has_id)
 
@@ -337,12 +342,13 @@ def _explained(machine: QemuMachine, when: str) -> Iterator[None]:
 
 
 @contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns what goes wrong with files that are written to a folder into HostError (`machine-unwritable`)."""
     try:
         yield
     except OSError as error:
         raise HostError(
-            f"the machine cannot be written to {folder}: {error.strerror}",
+            f"the machine cannot be written to {folder}: {error.strerror or error}",
             code="machine-unwritable",
             hint="free space there, or choose another folder",
         ) from error
@@ -467,7 +473,7 @@ def _revive(
     attempt: ExitStack,
 ) -> Restored:
     private = attempt.enter_context(run_folder(vm_dir / "run"))
-    with _disk_errors(private):
+    with disk_errors(private):
         clone(frozen.folder / "disk", private / "disk")
     begun = time.monotonic()
     spec = frozen.spec(qemu, private / "disk", share=False)

@@ -24,7 +24,7 @@ from engine.vm.mounts import CacheMount, cache_disks, layer_disks, sockets_of
 from engine.vm.network.gate import Gate
 from engine.vm.protocol import PROTOCOL_VERSION, Op, ProtocolError, Values, command
 from engine.vm.qemu import QemuHypervisor
-from engine.vm.runfolder import run_folder, sweep
+from engine.vm.runfolder import Growth, run_folder, sweep
 from engine.vm.session import Feed, Session, attach
 from machinefile.errors import HostError, InterruptedBuildError, StepError
 from machinefile.steps import MachineShape, NetworkMode
@@ -87,7 +87,7 @@ class MicroVmSandbox:
         """Run a command to its end; see Sandbox.
 
         Raises HostError: `network-host-refused`, `vm-silent` (it never answered), `vm-died`, `vm-panic`, `vm-setup`,
-        `vm-protocol`, and those of templates and disks; InterruptedBuildError.
+        `vm-protocol`, `vm-disk-exceeded`, and those of templates and disks; InterruptedBuildError.
         """
         if execution.network is NetworkMode.HOST and not execution.egress.host_network:
             raise HostError(
@@ -167,7 +167,7 @@ class MicroVmSandbox:
                 machine = attempt.enter_context(self._hypervisor.restore(template, attachments))
                 with self._lock:
                     self._starts += 1
-                channel = Channel(machine.agent, _watcher(machine, cancelled))
+                channel = Channel(machine.agent, _watcher(machine, cancelled, Growth(folder, execution.shape.disk)))
                 if sockets := sockets_of(execution.mounts):
                     channel.accompany(attempt.enter_context(Forwarder(sockets, channel)))
                 try:
@@ -183,6 +183,8 @@ class MicroVmSandbox:
                         code="vm-setup",
                         hint="a layer may be damaged: build again with --no-cache",
                     ) from error
+                except ProtocolError as error:
+                    raise _misbehaved(str(error), machine.autopsy()) from error
                 machines.enter_context(attempt.pop_all())
                 return _Run(machine, channel, disks, stubs)
         last = stalls[-1]
@@ -193,12 +195,13 @@ class MicroVmSandbox:
         )
 
 
-def _watcher(machine: Machine, cancelled: threading.Event) -> Callable[[], None]:
+def _watcher(machine: Machine, cancelled: threading.Event, growth: Growth) -> Callable[[], None]:
     def watch() -> None:
         if cancelled.is_set():
             raise InterruptedBuildError
         if not machine.alive:
             raise GuestGoneError
+        growth.check()
 
     return watch
 
@@ -242,11 +245,7 @@ def _breakdowns(run: _Run) -> Iterator[None]:
         raise _broken_down(run.machine.autopsy()) from error
     except (SilentGuestError, GuestFailureError, ProtocolError) as error:
         reason = "it does not answer" if isinstance(error, SilentGuestError) else str(error)
-        raise HostError(
-            f"the microVM broke down around the step's command: {reason}\n{run.machine.autopsy()}",
-            code="vm-protocol",
-            hint="run the step again",
-        ) from error
+        raise _misbehaved(reason, run.machine.autopsy()) from error
 
 
 def _run_command(run: _Run, execution: Execution, output: Output) -> Result:
@@ -316,6 +315,14 @@ def _talking(session: Session | None, channel: Channel, process: int) -> Iterato
             yield
     finally:
         channel.leave(feed)
+
+
+def _misbehaved(reason: str, autopsy: Autopsy) -> HostError:
+    return HostError(
+        f"the microVM broke down around the step's command: {reason}\n{autopsy}",
+        code="vm-protocol",
+        hint="run the step again",
+    )
 
 
 def _broken_down(autopsy: Autopsy) -> HostError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -76,6 +77,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
 
         return lint_request(options, "text", cancelled)
     request = read_request(options)
+    for path in filter(None, (options.iidfile, options.metadata_file)):
+        _clear(path)
     if options.egress_log:
         _write(options.egress_log, "")  # so that a folder that is not there is no surprise at the end
     mode = ProgressMode.QUIET if options.quiet else ProgressMode(options.progress)
@@ -136,8 +139,27 @@ def _metadata(report: BuildReport) -> dict[str, object]:
     }
 
 
+def _clear(path: str) -> None:
+    """Leave nothing of an earlier build, which a failed one might be taken for; find out now whether it can be written.
+
+    Raises HostError `output-failed`.
+    """
+    if os.path.lexists(path) and (path.startswith("/dev/") or not (os.path.isfile(path) or os.path.isdir(path))):
+        return  # a terminal, a pipe
+    _write(path, "")
+    if not os.path.islink(path):
+        try:
+            os.unlink(path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+
 def _write(path: str, text: str) -> None:
     try:
         Path(path).write_text(text)
     except OSError as error:
-        raise HostError(f"{path} cannot be written: {error.strerror}", code="output-failed") from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: str, error: OSError) -> HostError:
+    return HostError(f"{path} cannot be written: {error.strerror}", code="output-failed")

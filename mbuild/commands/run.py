@@ -20,6 +20,7 @@ from engine.vm.execution import Execution, Sandbox
 from engine.vm.portforward import PortForward
 from machinefile.errors import UsageError
 from machinefile.imageconfig import Pairs
+from machinefile.machines import whole_mebibytes
 from machinefile.sizes import parse_size
 from machinefile.steps import MachineShape, NetworkMode
 from mbuild.arguments import Parser, add_registry_options, add_store_option, registry_flags
@@ -133,7 +134,7 @@ def shape_of(options: argparse.Namespace) -> MachineShape:
                 raise UsageError(f"--{name} {text}: {error}", code="usage", hint="write it as 512M or 4G") from error
             if size < 64 << 20:
                 raise UsageError(f"--{name} {text}: less than 64M is of no use", code="usage")
-            shape = replace(shape, **{name: size})
+            shape = replace(shape, **{name: whole_mebibytes(size)})
     if options.cpus:
         if not options.cpus.isdecimal() or not 1 <= int(options.cpus) <= 64:
             raise UsageError(f"--cpus {options.cpus}: this is not a number from 1 to 64", code="usage")

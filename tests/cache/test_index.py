@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cache.index import Index, Kind
+from machinefile.errors import StoreError
 
 
 @pytest.fixture
@@ -95,3 +96,19 @@ def test_a_damaged_database_is_set_aside_and_begun_anew(index: Index, tmp_path: 
     index.put(Kind.RESULT, "k", [2])
     assert index.get(Kind.RESULT, "k") == [2]
     assert len(list(tmp_path.glob("index.damaged.*"))) == 1
+
+
+def test_an_index_that_somebody_holds_is_busy(index: Index, tmp_path: Path) -> None:
+    index.put(Kind.RESULT, "k", [1])
+    index._opened()._timeout = 0.1
+    index._opened()._local.__dict__.clear()  # the connection has the old one
+    holder = sqlite3.connect(tmp_path / "index" / "cache.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    try:
+        with pytest.raises(StoreError, match="the store's index is busy") as caught:
+            index.put(Kind.RESULT, "k", [2])
+    finally:
+        holder.execute("ROLLBACK")
+        holder.close()
+    assert caught.value.code == "store-failed"
+    index.put(Kind.RESULT, "k", [2])

@@ -129,7 +129,7 @@ def running(mbuild: Mbuild, name: object, *arguments: str) -> Iterator[Copy]:
 
 
 def test_copies_of_a_machine_differ_where_they_must(made: Made) -> None:
-    with running(made.mbuild, "web") as one, running(made.mbuild, made.folder, "--hostname", "chosen") as two:
+    with running(made.mbuild, "web") as one, running(made.mbuild, "./machine", "--hostname", "chosen") as two:
         said = [copy.get("cgi-bin/who").split() for copy in (one, two)]
     for names in zip(said[0][:4], said[1][:4], strict=True):
         assert names[0] != names[1]

@@ -416,6 +416,7 @@ def test_a_machine_is_for_the_whole_stage_and_those_built_from_it() -> None:
     assert build("FROM a\nMACHINE cpus=4", shape=MachineShape(1, 1 << 30, 2 << 30)).shape == MachineShape(
         4, 1 << 30, 2 << 30
     )
+    assert build("FROM a\nMACHINE memory=1.3G").shape.memory == 1331 << 20
 
 
 def test_a_workdir_is_owned_by_the_user() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from engine.runner import Volume
 from engine.vm.portforward import PortForward
 from machinefile.errors import UsageError
-from mbuild.commands.run import environment_of, parse_port, parse_volume
+from mbuild.commands.run import environment_of, parse_port, parse_volume, shape_of
 
 
 @pytest.mark.parametrize(
@@ -57,3 +58,8 @@ def test_variables_come_from_files_then_options_then_from_here(tmp_path: Path, m
         environment_of([], ["A B=1"])
     with pytest.raises(UsageError):
         environment_of([str(tmp_path / "none")], [])
+
+
+def test_memory_is_a_whole_number_of_mebibytes() -> None:
+    shape = shape_of(argparse.Namespace(memory="1.3G", disk="", cpus=""))
+    assert shape.memory == 1331 << 20

@@ -86,6 +86,7 @@ def test_sizes_are_docker_s(tmp_path: Path) -> None:
     assert _shape() is None
     assert _shape(cpus="4") == MachineShape(4, usual.memory, usual.disk)
     assert _shape(memory="512m", disk="1073741824") == MachineShape(usual.cpus, 512 << 20, 1 << 30)
+    assert _shape(memory="1.3g", disk="67108865") == MachineShape(usual.cpus, 1331 << 20, 64 << 20)
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ enum operation {
     OP_MKDIR = 3,      /* root, path, mode; with its parents, no error if it is there */
     OP_MKNOD = 4,      /* root, path, mode with type, major, minor */
     OP_SYMLINK = 5,    /* root, target, path */
-    OP_WRITE = 6,      /* root, path, mode, uid, gid, content; replaces what is there */
-    OP_READ = 7,       /* path, limit -> content */
+    OP_WRITE = 6,      /* root, path, mode, uid, gid, content; replaces what is there; plain files only */
+    OP_READ = 7,       /* path, limit -> content; no link is followed, plain files only */
     OP_MOUNT = 8,      /* root, source, target, type, flags, data */
     OP_UNMOUNT = 9,    /* root, target, flags */
     OP_BIND = 10,      /* source, root, target; with the mounts below source; links in target are followed */
@@ -63,7 +63,7 @@ enum operation {
     /* 27 to 34: mounts.c */
     OP_BIND_FROM = 27, /* root of the source, source, root, target, mount attributes to set; links are followed in each */
     OP_OWN = 28,       /* root, path, mode, uid, gid; the highest number leaves one as it is */
-    OP_COPY_TREE = 29, /* source, target -> entries copied: what is missing or older there */
+    OP_COPY_TREE = 29, /* source, target -> entries copied: what is missing or older there; uses the folder around it */
     OP_RELEASE = 30,   /* mount point, device: unmounted, and all of it on the device when this is answered */
     /* machines.c, spawn.c: what machines are frozen and restored with */
     OP_SET_MAC = 45,   /* interface, six bytes */

@@ -31,6 +31,7 @@
 #define BLOCK 512u
 #define RECORD_MAGIC 0x4543424Du
 #define XATTR_LIMIT 65536
+#define DEPTH_LIMIT 2000 /* folders in one another: each takes a descriptor and about 1 KB of the stack */
 static const char stream_magic[8] = {'M', 'B', 'C', 'H', 'G', 0, 0, 1};
 
 enum { TYPE_FILE = 1, TYPE_FOLDER, TYPE_SYMLINK, TYPE_CHAR, TYPE_BLOCK, TYPE_FIFO, TYPE_SOCKET, TYPE_HARDLINK, TYPE_END = 255 };
@@ -51,6 +52,7 @@ struct folder {
     struct folder *parent;
     int fd;
     size_t path_length;
+    unsigned depth;
     struct stat st;
     bool written;
     bool merged; /* the layers below may show through */
@@ -326,7 +328,13 @@ static void visit(struct folder *parent, const char *name) {
         return;
     }
     if (S_ISDIR(st.st_mode)) {
-        struct folder folder = {.parent = parent, .path_length = length, .st = st, .merged = parent->merged};
+        if (parent->depth >= DEPTH_LIMIT) {
+            errno = ENAMETOOLONG;
+            fail("folders in one another");
+            return;
+        }
+        struct folder folder = {
+            .parent = parent, .path_length = length, .depth = parent->depth + 1, .st = st, .merged = parent->merged};
         folder.fd = openat(parent->fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (folder.fd < 0)
             fail(s.path);
@@ -335,7 +343,8 @@ static void visit(struct folder *parent, const char *name) {
         return;
     }
     put_folder(parent);
-    char entry[NAME_MAX + 64], target[PATH_MAX + 1] = "";
+    static char entry[NAME_MAX + 64], target[PATH_MAX + 1]; /* folders are visited before or after their use */
+    *target = 0;
     snprintf(entry, sizeof entry, "/proc/self/fd/%d/%s", parent->fd, name);
     switch (st.st_mode & S_IFMT) {
     case S_IFREG: {

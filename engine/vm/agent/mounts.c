@@ -115,6 +115,7 @@ struct copy {
     } *links;
     size_t link_count, link_room;
     int target_root;
+    int beside; /* the folder around the target, where files are made whole before they are put in their place */
     char path[PATH_MAX]; /* below both roots, of what is being looked at */
     size_t length;
 };
@@ -251,33 +252,33 @@ static void copy_file(struct copy *c, int from_folder, int to_folder, const char
         close(to);
 }
 
-/* What is no folder: made under a name of its own, then put in its place. */
+/* What is no folder: made under a name of its own, outside the target, then put in its place. */
 static void copy_leaf(struct copy *c, int from, int to, const char *name, const struct stat *st) {
     static const char fresh[] = ".mbuild-merge";
     char target[PATH_MAX];
     const char *twin = S_ISREG(st->st_mode) && st->st_nlink > 1 ? linked_to(c, st->st_ino) : NULL;
-    unlinkat(to, fresh, 0);
+    unlinkat(c->beside, fresh, 0);
     if (twin) {
-        if (linkat(c->target_root, twin, to, fresh, 0))
+        if (linkat(c->target_root, twin, c->beside, fresh, 0))
             give_up(c);
     } else if (S_ISREG(st->st_mode)) {
-        copy_file(c, from, to, name, fresh, st);
+        copy_file(c, from, c->beside, name, fresh, st);
     } else if (S_ISLNK(st->st_mode)) {
         ssize_t n = readlinkat(from, name, target, sizeof target - 1);
         if (n >= 0)
             target[n] = 0;
-        if (n < 0 || symlinkat(target, to, fresh))
+        if (n < 0 || symlinkat(target, c->beside, fresh))
             give_up(c);
     } else if (S_ISSOCK(st->st_mode)) {
         return; /* nobody listens there any more */
-    } else if (mknodat(to, fresh, st->st_mode & S_IFMT, st->st_rdev)) {
+    } else if (mknodat(c->beside, fresh, st->st_mode & S_IFMT, st->st_rdev)) {
         give_up(c);
     }
     if (!c->error && !twin && !S_ISREG(st->st_mode))
-        dress(c, to, fresh, st);
-    if (!c->error && renameat(to, fresh, to, name))
+        dress(c, c->beside, fresh, st);
+    if (!c->error && renameat(c->beside, fresh, to, name))
         give_up(c);
-    unlinkat(to, fresh, 0); /* a rename of one name of a file onto another of the same leaves both */
+    unlinkat(c->beside, fresh, 0); /* a rename of one name of a file onto another of the same leaves both */
     c->copied++;
 }
 
@@ -355,7 +356,8 @@ int op_copy_tree(struct args *args) {
     c.data = grow(NULL, BUFFER);
     int from = open(source, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     c.target_root = open(target, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (from < 0 || c.target_root < 0)
+    c.beside = c.target_root < 0 ? -1 : openat(c.target_root, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (from < 0 || c.beside < 0)
         c.error = failed(from < 0 ? source : target);
     else
         copy_folder(&c, from, c.target_root, 0);
@@ -367,6 +369,8 @@ int op_copy_tree(struct args *args) {
         close(from);
     if (c.target_root >= 0)
         close(c.target_root);
+    if (c.beside >= 0)
+        close(c.beside);
     send_number(c.copied);
     return c.error;
 }

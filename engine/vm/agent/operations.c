@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/blkpg.h>
+#include <linux/openat2.h>
 #include <linux/random.h>
 #include <signal.h>
 #include <stdio.h>
@@ -24,6 +25,9 @@
 #ifndef SYS_open_tree
 #define SYS_open_tree 428
 #define SYS_move_mount 429
+#endif
+#ifndef SYS_openat2
+#define SYS_openat2 437
 #endif
 #define TREE_CLONE 1u
 #define TREE_RECURSIVE 0x8000u
@@ -115,6 +119,15 @@ static int op_symlink(struct args *args) {
     return error;
 }
 
+/* What is no plain file may never answer. */
+static bool is_file(int fd) {
+    struct stat st;
+    if (fstat(fd, &st))
+        return false;
+    errno = EINVAL;
+    return S_ISREG(st.st_mode);
+}
+
 static int op_write(struct args *args) {
     const char *root = arg_text(args, NULL), *path = arg_text(args, NULL);
     mode_t mode = (mode_t)arg_number(args);
@@ -126,9 +139,9 @@ static int op_write(struct args *args) {
         return EPROTO;
     int error = enter_root(root);
     if (!error) {
-        int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+        int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_CLOEXEC, 0600);
         /* chmod after chown, which clears set-id bits */
-        if (fd < 0 || write_all(fd, content, length) || fchown(fd, uid, gid) || fchmod(fd, mode))
+        if (fd < 0 || !is_file(fd) || write_all(fd, content, length) || fchown(fd, uid, gid) || fchmod(fd, mode))
             error = failed(path);
         if (fd >= 0)
             close(fd);
@@ -142,9 +155,15 @@ static int op_read(struct args *args) {
     uint64_t limit = arg_number(args);
     if (args->bad || limit > FRAME_LIMIT)
         return EPROTO;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* Of an image's links none may lead into the agent's own file system. */
+    struct open_how how = {.flags = O_RDONLY | O_NONBLOCK | O_CLOEXEC, .resolve = RESOLVE_NO_SYMLINKS};
+    int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
     if (fd < 0)
         return failed(path);
+    if (!is_file(fd)) {
+        close(fd);
+        return failed(path);
+    }
     char *content = grow(NULL, limit + 1);
     size_t used = 0;
     ssize_t n;

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import socket
+from pathlib import Path
 
 GUEST, GATEWAY, RESOLVER = 0x0A00020F, 0x0A000202, 0x0A000203
 """10.0.2.15; 10.0.2.2, behind which is the host's loopback interface; 10.0.2.3, which answers names."""
 HOST_NAME = "host.mbuild.internal"
 """The name of the gateway, where the policy opens it."""
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def parse_address(text: str) -> int | None:
@@ -35,3 +38,13 @@ def is_special(address: int) -> bool:
     to the host's loopback (libslirp, sotranslate_out).
     """
     return address >> 24 in (0, 127) or is_group(address) or address >> 8 == GATEWAY >> 8
+
+
+@functools.cache
+def ephemeral_ports() -> range:
+    """The ports of this host that the kernel gives to clients which ask for none (ip(7), ip_local_port_range)."""
+    try:
+        first, last = map(int, _EPHEMERAL.read_text().split())
+    except (OSError, ValueError):
+        first, last = 32768, 60999
+    return range(first, last + 1)

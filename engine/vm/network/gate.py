@@ -10,6 +10,7 @@ from engine.vm.network.addresses import (
     HOST_NAME,
     RESOLVER,
     dotted,
+    ephemeral_ports,
     is_group,
     is_special,
     parse_address,
@@ -135,10 +136,12 @@ class Gate:
 
     def _answers_others(self, packet: Packet) -> bool:
         """Whether this goes from a port that was opened for others. A connection is theirs to open; of datagrams
-        nobody can tell who began."""
+        nobody can tell who began: they go only where clients are, and not where services of this host are."""
         if packet.fragment or (packet.protocol, packet.source_port) not in self._served:
             return False
-        return not packet.opens if packet.protocol is Protocol.TCP else packet.destination == GATEWAY
+        if packet.protocol is Protocol.TCP:
+            return not packet.opens
+        return packet.destination == GATEWAY and packet.port in ephemeral_ports()
 
     def _question(self, packet: Packet) -> Verdict:
         question = None if packet.fragment else read_question(packet.payload)

@@ -29,8 +29,10 @@ _MOST_UNSENT = 1 << 20
 _REMEMBERED = 20.0
 """Seconds that an answer is used again: a program asks for the same name in several ways."""
 _MOST_REMEMBERED = 4096
-_MOST_ASKED = 32
-"""Questions of one machine that wait for the host."""
+_MOST_ASKED = 8
+"""Names of one machine that the host is being asked for: few of `_LOOKUPS`, which all machines share."""
+_MOST_WAITING = 32
+"""Questions of one machine that wait for one name."""
 _STOP_TIMEOUT = 5.0
 _LOOKUPS = threading.BoundedSemaphore(32)
 """Threads of this process that ask the host's resolver, which nothing can interrupt."""
@@ -164,7 +166,7 @@ class Pump:
                 return
             asked = self._asked[name] = _Asked()
             threading.Thread(target=self._look_up, args=(name,), name="lookup", daemon=True).start()
-        if len(asked.waiting) < _MOST_ASKED:
+        if len(asked.waiting) < _MOST_WAITING:
             asked.waiting.append((packet, question))
 
     def _look_up(self, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,59 @@ def test_a_base_with_a_foreign_layer_is_pulled_and_its_layer_is_ours_from_then_o
         bases.pull_all(base)
         assert store.blobs.read(layer.digest) == image.layer
         assert [one.media_type for one in base.layers] == [mediatype.OCI_LAYER]
+
+
+LOOPBACKS = [
+    "127.1",
+    "0.0.0.0",
+    "2130706433",
+    "[::ffff:127.0.0.1]",
+    "[::]",
+    "localhost",
+    "local.example",
+    "both.example",
+]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`local.example` leads to this machine, `both.example` also elsewhere, `cloud.example` to a link-local address."""
+    known = {
+        "local.example": ["127.0.0.1"],
+        "both.example": ["198.51.100.1", "::1"],
+        "cloud.example": ["169.254.169.254"],
+    }
+    real = socket.getaddrinfo
+
+    def look_up(host: Any, port: Any, *rest: Any, **options: Any) -> Any:
+        found = known.get(host, [host])
+        return [answer for address in found for answer in real(address, port, *rest, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+
+@pytest.mark.parametrize("host", LOOPBACKS)
+def test_however_this_machine_is_written_it_is_not_reached(new_client, other_server, reply, names, host: str) -> None:
+    other_server.on(PATH, reply(200, DATA))
+    port = other_server.address.rpartition(":")[2]
+    with pytest.raises(TransferError) as caught:
+        new_client().blob(
+            Reference.parse("nowhere.invalid/tool:1"), foreign(f"http://{host}:{port}{PATH}"), lambda data: None
+        )
+    assert caught.value.code == "blob-not-found"
+    assert other_server.seen == []
+
+
+@pytest.mark.parametrize("host", ["[::ffff:169.254.169.254]", "cloud.example", "0.0.0.0", "224.0.0.1"])
+def test_not_even_a_redirect_leads_to_a_special_address(
+    new_client, fault_server, other_server, reply, names, host: str
+) -> None:
+    other_server.on(PATH, reply(302, headers={"Location": f"http://{host}/x"}))
+    with pytest.raises(TransferError, match="which is not asked"):
+        fetch(new_client(), fault_server, foreign(other_server.url + PATH))
+
+
+def test_a_redirect_to_where_a_layer_may_be_is_followed(new_client, fault_server, other_server, reply) -> None:
+    other_server.on(PATH, reply(302, headers={"Location": "/there"}))
+    other_server.on("/there", reply(200, DATA))
+    assert fetch(new_client(), fault_server, foreign(other_server.url + PATH)) == DATA

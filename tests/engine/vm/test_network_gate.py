@@ -25,6 +25,7 @@ from frames import (
     udp_frame,
 )
 
+from engine.vm.network import addresses
 from engine.vm.network import gate as gate_module
 from engine.vm.network.addresses import parse_address
 from engine.vm.network.dns import Answer, Code, ask_host, read_question
@@ -105,6 +106,22 @@ def test_a_port_that_others_were_given_answers_them_and_opens_nothing() -> None:
     assert passes(datagrams, udp_frame("10.0.2.2", 51000))
     assert not passes(datagrams, udp_frame(ELSEWHERE, 51000))
     assert not passes(datagrams, tcp_frame("10.0.2.2", 51000, ACK))
+
+
+def test_datagrams_from_an_opened_port_reach_no_services_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.vm.network.gate.ephemeral_ports", lambda: range(40000, 50001))
+    gate = Gate(EgressPolicy(), served=frozenset([(Protocol.UDP, 40000)]))
+    ports = (53, 5353, 39999, 40000, 50000, 50001)
+    assert [port for port in ports if passes(gate, udp_frame("10.0.2.2", port))] == [40000, 50000]
+
+
+@pytest.mark.parametrize(("text", "ports"), [("1024\t2000\n", range(1024, 2001)), ("?", range(32768, 61000))])
+def test_the_ports_of_clients_are_the_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, ports: range
+) -> None:
+    (tmp_path / "range").write_text(text)
+    monkeypatch.setattr(addresses, "_EPHEMERAL", tmp_path / "range")
+    assert addresses.ephemeral_ports.__wrapped__() == ports
 
 
 def test_loopback_is_opened_whole_or_by_port() -> None:

@@ -93,6 +93,18 @@ def test_one_question_is_asked_once_and_nobody_waits_for_it(wires: Wires, names:
     assert names.asked == ["a.example"]
 
 
+def test_one_machine_leaves_lookups_to_the_others(names: Names) -> None:
+    with open_wires(Gate(EgressPolicy()), names) as wires:
+        for number in range(40):
+            wires.outward.sendall(framed(udp_frame("10.0.2.3", 53, query(f"n{number}.example"))))
+        wires.outward.sendall(framed(tcp_frame("10.0.2.2", 22)))
+        assert_sound(read(wires.back)[0])  # all that came before has been judged
+        asked = len(names.asked)
+        names.go.set()
+        read(wires.back, asked)
+    assert asked == 8
+
+
 def test_qemu_that_takes_nothing_cannot_stop_the_pump(wires: Wires, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pump_module, "_MOST_UNSENT", 1 << 16)
     wires.outward.settimeout(10)

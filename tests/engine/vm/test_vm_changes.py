@@ -134,3 +134,11 @@ def test_a_layer_that_is_no_squashfs_is_named_as_the_reason(run: Runner, tmp_pat
     with pytest.raises(HostError) as caught:
         run("true", [broken])
     assert caught.value.code == "vm-setup"
+
+
+def test_folders_deeper_than_can_be_told_are_an_error(run: Runner) -> None:
+    deeper = "p=$(seq 900 | sed 's/.*/d/' | tr '\\n' /); for i in 1 2 3; do mkdir -p $p && cd $p; done; true"
+    assert len(run(deeper.replace("1 2 3", "1 2")).changes) > 1800
+    with pytest.raises(HostError) as caught:
+        run(deeper)
+    assert "File name too long" in caught.value.message

@@ -9,12 +9,15 @@ import lzma
 import os
 import socket
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
 
+from engine import process
 from engine.vm import disks, verdict
 from engine.vm.accelerator import Accelerator, demanded
 from engine.vm.disks import Extent, copy_sparse, make_disks, scratch_image, vmdk_descriptor
@@ -239,6 +242,29 @@ def test_only_folders_without_an_owner_are_swept(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert sweep(tmp_path) == 2
     assert {path.name for path in tmp_path.iterdir()} == {"owned", "young"}
+
+
+def test_nobody_sweeps_a_folder_before_its_lock_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock = fcntl.flock
+    swept: list[int] = []
+    sweeper = threading.Thread(target=lambda: swept.append(sweep(tmp_path)))
+
+    def late(file: Any, how: int) -> None:
+        if threading.current_thread() is not sweeper and getattr(file, "name", "").__str__().endswith("/lock"):
+            sweeper.start()
+            sweeper.join(0.3)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with run_folder(tmp_path) as folder:
+        sweeper.join(10)
+        assert (swept, folder.is_dir()) == ([0], True)
+
+
+def test_no_memory_of_a_program_is_dumped() -> None:
+    said = process.run(["cat", "/proc/self/limits"], timeout=10).decode()
+    (line,) = [line for line in said.splitlines() if line.startswith("Max core file size")]
+    assert line.split()[4:6] in (["0", "0"], ["1", "1"])
 
 
 @pytest.mark.parametrize("record", [b"", b"[]", b"{}", b'{"boot": 1}', b"\xff"])

@@ -120,8 +120,10 @@ mkdir -p /c/sub/deep; echo mine > /c/sub/deep/f; ln /c/sub/deep/f /c/sub/hard; l
 echo newer > /c/both; touch -d '2030-01-01 00:00' /c/both
 echo older > /c/kept; touch -d '2001-01-01 00:00:00' /c/kept
 mkdir /c/folder; echo x > /c/folder/x; chown 5:6 /c/sub; chmod 2750 /c/sub; mkfifo /c/pipe; touch /c/.mbuild
+echo x > /c/plain; mkdir /c/.mbuild-merge
 """
     second = "echo older > /c/both; echo newer > /c/kept; mkdir /c/sub; echo file > /c/folder; echo own > /c/own"
+    second += "; mkdir /c/.mbuild-merge"
     assert run(first, mounts=(CacheMount("/c", one, is_new=True),)).code == 0
     assert run(second, mounts=(CacheMount("/c", other, is_new=True),)).code == 0
     run.sandbox.merge(one, other, SHAPE, threading.Event())
@@ -130,7 +132,8 @@ mkdir /c/folder; echo x > /c/folder/x; chown 5:6 /c/sub; chmod 2750 /c/sub; mkfi
     )
     assert run(look, mounts=(CacheMount("/c", other),)).text.split("\n") == [
         *("newer", "newer", "own", "mine", "nowhere", "2", "fifo", "regular file"),
-        *(".:", ".mbuild", "both", "folder", "kept", "link", "own", "pipe", "sub", "", "sub:", "deep", "hard", ""),
+        *(".:", ".mbuild", ".mbuild-merge", "both", "folder", "kept", "link", "own", "pipe", "plain", "sub", ""),
+        *("sub:", "deep", "hard", ""),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from engine.vm import channel as channel_module
+from engine.vm import runfolder
 from engine.vm import sandbox as sandbox_module
 from engine.vm.execution import Ending, Execution
-from engine.vm.fake import FakeCommand, FakeHypervisor, FakeSandbox, Life
-from engine.vm.protocol import Op, Values
+from engine.vm.fake import FakeCommand, FakeHypervisor, FakeMachine, FakeSandbox, Life
+from engine.vm.protocol import Frame, Op, Values
 from engine.vm.sandbox import MicroVmSandbox
 from machinefile.errors import HostError, InterruptedBuildError
 from machinefile.steps import MachineShape, NetworkMode
@@ -145,4 +147,41 @@ def test_a_guest_that_does_not_hear_that_its_time_is_over_is_ended_all_the_same(
     box = MicroVmSandbox(FakeHypervisor([Life.STUCK]), tmp_path)
     with box.execute(replace(EXECUTION, timeout=0.1), lambda *_: None, threading.Event()) as result:
         assert (result.ending, result.caches_whole) == (Ending.TIMED_OUT, False)
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize(("name", "most"), [("changes", "_SLACK"), ("serial.log", "_MOST_LOGGED")])
+def test_a_machine_that_writes_more_than_it_may_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, most: str
+) -> None:
+    monkeypatch.setattr(runfolder, "_LOOK", 0.0)
+    monkeypatch.setattr(runfolder, most, 1 << 20)
+    shape = MachineShape(disk=1 << 20)
+    hypervisor = FakeHypervisor(does=FakeCommand(output=[(1, b"x")]))
+    box = MicroVmSandbox(hypervisor, tmp_path)
+
+    def write(_: int, data: bytes) -> None:
+        with (hypervisor.attachments[0].folder / name).open("r+b" if name == "changes" else "wb") as file:
+            file.write(os.urandom(4 << 20))
+            os.fsync(file.fileno())
+
+    with pytest.raises(HostError) as caught, box.execute(replace(EXECUTION, shape=shape), write, threading.Event()):
+        pytest.fail("it wrote too much")
+    assert caught.value.code == "vm-disk-exceeded"
+    assert "4 MiB" in caught.value.message
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_an_agent_that_speaks_nonsense_while_it_is_set_up_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def live(machine: FakeMachine, frame: Frame) -> None:
+        if frame.op == Op.HELLO:
+            machine._guest.sendall(Frame(77, frame.tag).encode())
+
+    monkeypatch.setattr(FakeMachine, "_live", live)
+    box = MicroVmSandbox(FakeHypervisor(), tmp_path)
+    with pytest.raises(HostError) as caught, box.execute(EXECUTION, lambda *_: None, threading.Event()):
+        pytest.fail("it was not understood")
+    assert caught.value.code == "vm-protocol"
     assert not list((tmp_path / "run").iterdir())
