@@ -23,7 +23,8 @@ from cache.index import Kind
 from cache.store import Store
 from engine.machines.manifest import MAX_BYTES, MachineManifest, parse_machine
 from engine.machines.sparse import digest_of_runs
-from engine.vm.frozen import ENTRIES, Frozen, clone, disk_errors
+from engine.vm.disks import clone
+from engine.vm.frozen import ENTRIES, Frozen, disk_errors
 from machinefile.errors import UntrustedDataError, UsageError
 
 MANIFEST = "machine.json"

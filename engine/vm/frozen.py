@@ -29,7 +29,7 @@ from typing import BinaryIO
 from engine.vm import guest
 from engine.vm.accelerator import Accelerator
 from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError
-from engine.vm.disks import LEAD, copy_sparse, lay_out, scratch_image
+from engine.vm.disks import LEAD, clone, lay_out, scratch_image
 from engine.vm.execution import Ending, Execution, Output, Result
 from engine.vm.gates import gate_of, usual_gate
 from engine.vm.guest import DiskMap
@@ -352,20 +352,6 @@ def disk_errors(folder: Path) -> Iterator[None]:
             code="machine-unwritable",
             hint="free space there, or choose another folder",
         ) from error
-
-
-def clone(source: Path, target: Path) -> None:
-    """Copy a file: its blocks shared where the file system can, else without its holes. Raises OSError."""
-    import fcntl
-
-    ficlone = 0x40049409
-    with source.open("rb") as read, target.open("wb") as written:
-        try:
-            fcntl.ioctl(written.fileno(), ficlone, read.fileno())
-            return
-        except OSError:
-            pass  # as most file systems say
-    copy_sparse(source, target)
 
 
 def _lengths(layers: Sequence[Path]) -> tuple[int, ...]:

@@ -20,10 +20,9 @@ from engine.vm.execution import Execution, Sandbox
 from engine.vm.portforward import PortForward
 from machinefile.errors import UsageError
 from machinefile.imageconfig import Pairs
-from machinefile.machines import whole_mebibytes
-from machinefile.sizes import parse_size
 from machinefile.steps import MachineShape, NetworkMode
 from mbuild.arguments import Parser, add_registry_options, add_store_option, registry_flags
+from mbuild.limits import read_shape
 from mbuild.machines import find_machine, run_machine
 from mbuild.session import make_sandbox, open_driver
 from mbuild.terminal import make_session, pass_on
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         user=options.user,
         working_dir=_absolute(options.workdir),
         hostname=options.hostname,
-        shape=shape_of(options),
+        shape=read_shape(options) or MachineShape(),
         network=_network(options),
         ports=tuple(parse_port(text) for text in options.publish),
         volumes=tuple(parse_volume(text) for text in options.volume),
@@ -121,25 +120,6 @@ def _absolute(folder: str | None) -> str | None:
     if folder is not None and not folder.startswith("/"):
         raise UsageError(f"-w {folder}: this is not an absolute path", code="usage")
     return folder
-
-
-def shape_of(options: argparse.Namespace) -> MachineShape:
-    """--memory, --cpus, --disk. Raises UsageError `usage`."""
-    shape = MachineShape()
-    for name in ("memory", "disk"):
-        if text := getattr(options, name):
-            try:
-                size = parse_size(text)
-            except ValueError as error:
-                raise UsageError(f"--{name} {text}: {error}", code="usage", hint="write it as 512M or 4G") from error
-            if size < 64 << 20:
-                raise UsageError(f"--{name} {text}: less than 64M is of no use", code="usage")
-            shape = replace(shape, **{name: whole_mebibytes(size)})
-    if options.cpus:
-        if not options.cpus.isdecimal() or not 1 <= int(options.cpus) <= 64:
-            raise UsageError(f"--cpus {options.cpus}: this is not a number from 1 to 64", code="usage")
-        shape = replace(shape, cpus=int(options.cpus))
-    return shape
 
 
 def environment_of(files: Sequence[str], given: Sequence[str]) -> Pairs:

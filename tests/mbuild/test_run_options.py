@@ -10,7 +10,8 @@ import pytest
 from engine.runner import Volume
 from engine.vm.portforward import PortForward
 from machinefile.errors import UsageError
-from mbuild.commands.run import environment_of, parse_port, parse_volume, shape_of
+from mbuild.commands.run import environment_of, parse_port, parse_volume
+from mbuild.limits import read_shape
 
 
 @pytest.mark.parametrize(
@@ -61,5 +62,6 @@ def test_variables_come_from_files_then_options_then_from_here(tmp_path: Path, m
 
 
 def test_memory_is_a_whole_number_of_mebibytes() -> None:
-    shape = shape_of(argparse.Namespace(memory="1.3G", disk="", cpus=""))
+    shape = read_shape(argparse.Namespace(memory="1.3G", disk="", cpus=""))
+    assert shape is not None
     assert shape.memory == 1331 << 20
