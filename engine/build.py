@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NoReturn
 
-from cache.index import Kind
 from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Bases
@@ -16,6 +15,7 @@ from engine.context import BuildContext, UsedFiles
 from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
 from engine.labels import labels_of
 from engine.layerstore import LayerStore
+from engine.lookup import Results
 from engine.plan import Plan, PlannedStep, content_identity, located
 from engine.records import HashedTree, record_of
 from engine.remote.remotes import Remotes
@@ -44,11 +44,11 @@ class Build:
         observer: Observer,
         cancelled: threading.Event,
         *,
-        use_cache: bool = True,
+        results: Results | None = None,
         jobs: int = 1,
         provisions: Provisions | None = None,
     ) -> None:
-        """`jobs` is how many steps may run at once."""
+        """`results` finds those that may be used; `jobs` is how many steps may run at once."""
         self._plan = plan
         self._store = store
         self._bases = bases
@@ -58,13 +58,12 @@ class Build:
         self._remotes = remotes
         self._tell = observer
         self._cancelled = cancelled
-        self._use_cache = use_cache
+        self._known = results or Results(store)
         self._jobs = jobs
         self.provisions = provisions or Provisions()
         self.mounts = MountMaker(
             store, layers, self.layers_of, contexts, self.provisions.secrets, lambda line: self._tell(Note(line))
         )
-        self._begun = time.time()
         self._results = {
             planned.step.id: planned.result or StepResult()
             for planned in plan.steps
@@ -170,15 +169,14 @@ class Build:
     def _found_meanwhile(self, planned: PlannedStep, *, waited: bool) -> StepResult | None:
         """A result that another build made while we waited, or one that an equal file system led to before. Without
         the cache only one that was made since this build began."""
-        if not self._use_cache and not waited:
-            return None
-        by_definition = self._store.result(Kind.RESULT, planned.key)
-        if not self._use_cache:
-            return by_definition if by_definition is not None and by_definition.created >= self._begun else None
-        if by_definition is not None:
+        step = planned.step
+        if waited and (made := self._known.made_meanwhile(planned.key)) is not None:
+            return made
+        by_definition = self._known.by_definition(step, planned.key)
+        if by_definition is not None or self._known.refused(step):
             return by_definition
         key = self._content_key(planned, self._contexts)
-        by_content = self._store.result(Kind.CONTENT, key)
+        by_content = self._known.by_content(step, key)
         if by_content is None:
             return None
         below = self._result_below(planned)

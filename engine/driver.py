@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cache.results import StepResult
@@ -22,104 +21,31 @@ from engine.images.reference import Reference
 from engine.images.source import ImageSource
 from engine.joining import join_plans
 from engine.layerstore import LayerStore
-from engine.output.annotations import NO_ANNOTATIONS, Annotations
+from engine.lazysandbox import LazySandbox
+from engine.lookup import Results
 from engine.output.image import BuiltImage, assemble
 from engine.output.index import Built, gather
 from engine.output.spec import OutputSpec, OutputType
 from engine.plan import Plan, make_plan
 from engine.platforms import for_each
-from engine.remote.contexts import NamedContext, image_names, open_contexts
+from engine.remote.contexts import image_names, open_contexts
 from engine.remote.remotes import Remotes
-from engine.secrets import SHORTEST, Secrets
-from engine.sshagent import AgentSource, check_agents, open_agents
+from engine.report import BuildReport, ImageReport
+from engine.request import BuildRequest
+from engine.secrets import SHORTEST
+from engine.sshagent import check_agents, open_agents
 from engine.steps.provisions import Provisions
 from engine.support import check_supported
-from engine.vm.execution import Execution, Output, Result, Sandbox
-from engine.vm.network.rules import EgressPolicy
+from engine.vm.execution import Sandbox
 from machinefile.errors import UsageError
-from machinefile.ignore import IgnoreRules
-from machinefile.instructions import Machinefile
 from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
-from machinefile.platform import Platform
 from machinefile.resolve import base_references
-from machinefile.steps import BuildGraph, From, MachineShape, Snapshot
+from machinefile.steps import BuildGraph, From, Snapshot
 
 if TYPE_CHECKING:
     from engine.machines.make import MachineMaker
     from engine.output.outputs import Push
-
-
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
-    """What the user asked for."""
-
-    machinefile: Machinefile
-    context: Path
-    ignore: IgnoreRules
-    options: BuildOptions
-    names: tuple[str, ...] = ()
-    """-t, canonical."""
-    outputs: tuple[OutputSpec, ...] = ()
-    use_cache: bool = True
-    annotations: Annotations = NO_ANNOTATIONS
-    """--annotation."""
-    contexts: tuple[NamedContext, ...] = ()
-    """--build-context; `options` has their names."""
-    jobs: int = 0
-    """How many steps may run at once; 0 for what suits this machine."""
-    egress: EgressPolicy = field(default_factory=EgressPolicy)
-    """What the steps may reach."""
-    ssh: tuple[AgentSource, ...] = ()
-    """--ssh."""
-    secrets: Secrets = field(default_factory=Secrets)
-    """--secret."""
-    step_timeout: float | None = None
-    """--step-timeout: seconds that a RUN may take."""
-    platforms: tuple[Platform, ...] = ()
-    """--platform with several, each once: an image for each, and an index of them. Empty for that of `options`."""
-
-    def for_each_platform(self) -> dict[Platform, BuildOptions]:
-        """The options of the build for each platform, in the order that was asked for."""
-        wanted = self.platforms or (self.options.platform,)
-        return {platform: replace(self.options, platform=platform) for platform in wanted}
-
-
-@dataclass(frozen=True, slots=True)
-class ImageReport:
-    """One image that came of it."""
-
-    platform: Platform
-    """What it was asked for."""
-    digest: str
-    config_digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class BuildReport:
-    """What came of it."""
-
-    digest: str
-    """Of the manifest, or, for several platforms, of the index."""
-    images: tuple[ImageReport, ...]
-    """One a platform, in the order that was asked for."""
-    hit: int
-    """Steps whose results were there."""
-    run: int
-    """Steps that ran."""
-    restores: int
-    """MicroVMs that were started."""
-    seconds: float
-
-    @property
-    def config_digest(self) -> str:
-        """Of the image's configuration; empty for an index, which has none."""
-        return self.images[0].config_digest if len(self.images) == 1 else ""
-
-    @property
-    def total(self) -> int:
-        """All steps that make a file system."""
-        return self.hit + self.run
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +56,7 @@ class _Prepared:
     bases: Bases
     contexts: Mapping[str, BuildContext]
     remotes: Remotes
+    results: Results
 
 
 @dataclass
@@ -212,7 +139,7 @@ class Driver:
     @contextmanager
     def _building(self, request: BuildRequest, prepared: _Prepared) -> Iterator[tuple[Build, LayerStore, Sandbox]]:
         layers = LayerStore(self.store, prepared.bases, guard=request.secrets.guard, cancelled=self.cancelled)
-        sandbox = BoundedSandbox(_Lazy(self.sandbox), Capacity.of_host())
+        sandbox = BoundedSandbox(LazySandbox(self.sandbox), Capacity.of_host())
         with open_agents(request.ssh, prepared.plan.graphs, self.store.folder) as agents:
             build = Build(
                 prepared.plan,
@@ -224,7 +151,7 @@ class Driver:
                 prepared.remotes,
                 self.observer,
                 self.cancelled,
-                use_cache=request.use_cache,
+                results=prepared.results,
                 jobs=request.jobs or default_jobs(),
                 provisions=Provisions(request.egress, agents, request.secrets, request.step_timeout),
             )
@@ -245,17 +172,16 @@ class Driver:
             for graph, _ in resolved:
                 check_agents(graph, request.ssh)
         graphs = [remotes.pinned(graph) for graph, _ in resolved]
-        plans = for_each(graphs, lambda graph: self._plan(request, graph, bases, contexts))
-        return _Prepared(join_plans(list(zip(wanted, plans, strict=True))), bases, contexts, remotes)
+        results = Results(self.store, request.cache)
+        plans = for_each(graphs, lambda graph: self._plan(graph, bases, contexts, results))
+        return _Prepared(join_plans(list(zip(wanted, plans, strict=True))), bases, contexts, remotes, results)
 
     def _resolve(self, request: BuildRequest, options: BuildOptions, bases: Bases) -> tuple[BuildGraph, LintResult]:
         return resolve_and_lint(request.machinefile, options, bases.lookup, request.ignore.prunes)
 
-    def _plan(
-        self, request: BuildRequest, graph: BuildGraph, bases: Bases, contexts: Mapping[str, BuildContext]
-    ) -> Plan:
+    def _plan(self, graph: BuildGraph, bases: Bases, contexts: Mapping[str, BuildContext], results: Results) -> Plan:
         by_step = {step.id: bases.get(step.operation.base) for step in graph.steps if isinstance(step.operation, From)}
-        return make_plan(graph, by_step, contexts, self.store, use_cache=request.use_cache)
+        return make_plan(graph, by_step, contexts, self.store, results)
 
     def _check_secrets(self, request: BuildRequest, plan: Plan) -> None:
         secrets = request.secrets
@@ -342,30 +268,3 @@ def _check_machines(outputs: tuple[OutputSpec, ...]) -> None:
             from engine.machines.library import check_destination
 
             check_destination(output.destination)
-
-
-class _Lazy:
-    """A sandbox that is made when it is first used."""
-
-    def __init__(self, make: Callable[[], Sandbox]) -> None:
-        self._make = make
-        self._made: Sandbox | None = None
-        self._lock = threading.Lock()
-
-    def execute(
-        self, execution: Execution, output: Output, cancelled: threading.Event
-    ) -> AbstractContextManager[Result]:
-        return self._sandbox().execute(execution, output, cancelled)
-
-    def merge(self, newer: Path, into: Path, shape: MachineShape, cancelled: threading.Event) -> None:
-        self._sandbox().merge(newer, into, shape, cancelled)
-
-    def _sandbox(self) -> Sandbox:
-        with self._lock:
-            if self._made is None:
-                self._made = self._make()
-            return self._made
-
-    @property
-    def starts(self) -> int:
-        return self._made.starts if self._made is not None else 0

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from cache.index import Kind
 from cache.keys import Record
 from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Base
+from engine.lookup import Results
 from engine.platforms import step_platforms
 from engine.records import HashedTree, record_of
 from machinefile.errors import MbuildError
@@ -114,7 +114,7 @@ class Plan:
 
 
 def make_plan(
-    graph: BuildGraph, bases: Mapping[str, Base], contexts: Mapping[str, HashedTree], store: Store, *, use_cache: bool
+    graph: BuildGraph, bases: Mapping[str, Base], contexts: Mapping[str, HashedTree], store: Store, results: Results
 ) -> Plan:
     """Compute every key and look each one up. Reads the context and the index; runs nothing.
 
@@ -130,7 +130,7 @@ def make_plan(
         except MbuildError as error:
             raise located(error, step) from error
         keys[step.id] = record.key()
-        one = _look_up(step, platforms[step.id], record, done, bases, store, use_cache=use_cache)
+        one = _look_up(step, platforms[step.id], record, done, bases, store, results)
         done[step.id] = one
         planned.append(one)
     return Plan((graph,), tuple(planned), bases)
@@ -167,8 +167,7 @@ def _look_up(
     done: Mapping[str, PlannedStep],
     bases: Mapping[str, Base],
     store: Store,
-    *,
-    use_cache: bool,
+    results: Results,
 ) -> PlannedStep:
     key = record.key()
     if isinstance(step.operation, From):
@@ -179,16 +178,16 @@ def _look_up(
         above = done[step.parent] if step.parent is not None else None
         hit = above is None or above.hit
         return PlannedStep(step, platform, record, key, hit, "changes the configuration only")
-    if not use_cache:
-        return PlannedStep(step, platform, record, key, False, "--no-cache")
-    result = store.result(Kind.RESULT, key)
+    result = results.by_definition(step, key)
     if result is not None:
         return PlannedStep(step, platform, record, key, True, "built before", result)
-    return PlannedStep(step, platform, record, key, False, _why_missing(step, key, done, store))
+    return PlannedStep(step, platform, record, key, False, _why_missing(step, key, done, results))
 
 
-def _why_missing(step: Step, key: str, done: Mapping[str, PlannedStep], store: Store) -> str:
-    if store.index.get(Kind.RESULT, key) is not None:
+def _why_missing(step: Step, key: str, done: Mapping[str, PlannedStep], results: Results) -> str:
+    if refused := results.refused(step):
+        return refused
+    if results.was_made(key):
         return "built before, but its layers are gone from the store"
     for needed in (step.parent, *step.inputs):
         if needed is not None and not done[needed].hit and not isinstance(done[needed].step.operation, From):

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.driver import BuildRequest
 from engine.images.reference import Reference
+from engine.lookup import CachePolicy
 from engine.output.annotations import parse_annotations
 from engine.output.spec import parse_outputs
 from engine.remote.contexts import ContextKind, NamedContext, parse_context
+from engine.request import BuildRequest
 from machinefile.copies import is_git
 from machinefile.errors import UsageError
 from machinefile.hosts import parse_hosts
@@ -62,7 +63,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         options=_build_options(options, contexts, platforms[0]),
         names=tuple(str(Reference.parse(name)) for name in getattr(options, "tag", ())),
         outputs=parse_outputs(_outputs(options), terminal=sys.stdout.isatty()),
-        use_cache=not options.no_cache,
+        cache=CachePolicy(use=not options.no_cache),
         annotations=parse_annotations(getattr(options, "annotation", ())),
         contexts=contexts,
         jobs=options.jobs,

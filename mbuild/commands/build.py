@@ -10,7 +10,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.driver import BuildReport, BuildRequest
+from engine.report import BuildReport
+from engine.request import BuildRequest
 from machinefile.errors import HostError, StepError, UsageError
 from mbuild.arguments import Parser, add_build_options, registry_flags
 from mbuild.egresslog import EgressRecord

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.debug import enter, result_spot, spot_of
-from engine.driver import BuildRequest
+from engine.request import BuildRequest
 from machinefile.errors import StepError, UsageError
 from mbuild.arguments import Parser, add_build_options, registry_flags
 from mbuild.progress import ProgressMode, create

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cache.store import Store
-from engine.driver import BuildReport, BuildRequest, Driver
+from engine.driver import Driver
 from engine.events import Event
 from engine.images.config import ImageConfiguration, parse_configuration
 from engine.images.fake import FakeImageSource
@@ -22,8 +22,11 @@ from engine.layers.entry import Entry, EntryType
 from engine.layers.limits import LayerLimits
 from engine.layers.tarread import LayerReader
 from engine.layers.tarwrite import Item, write_layer
+from engine.lookup import CachePolicy
 from engine.output.spec import OutputSpec
 from engine.plan import Plan
+from engine.report import BuildReport
+from engine.request import BuildRequest
 from engine.vm.execution import Execution
 from engine.vm.fake import FakeSandbox
 from machinefile.ignore import IgnoreRules
@@ -109,7 +112,7 @@ class Workshop:
             BuildOptions(**options),  # type: ignore[arg-type]
             names,
             outputs,
-            use_cache,
+            CachePolicy(use=use_cache),
             jobs=jobs,
         )
 

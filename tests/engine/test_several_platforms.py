@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 from output_support import file, hard_link, layer, symlink
 
-from engine.driver import BuildReport, BuildRequest
 from engine.events import Planned, WarningRaised
 from engine.images.config import parse_configuration
 from engine.images.manifest import parse_index, parse_manifest
 from engine.output.annotations import parse_annotations
 from engine.output.spec import parse_output
+from engine.report import BuildReport
+from engine.request import BuildRequest
 from engine.runner import find_image
 from machinefile.errors import MachinefileError, UsageError
 from machinefile.platform import Platform, native

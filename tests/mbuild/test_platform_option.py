@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.driver import BuildRequest
+from engine.request import BuildRequest
 from machinefile.errors import UsageError
 from machinefile.platform import Platform, native
 from mbuild.arguments import Parser, add_build_options

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.driver import BuildReport
 from engine.events import Note
 from engine.output.spec import parse_output
+from engine.report import BuildReport
 
 if TYPE_CHECKING:
     from conftest import Workshop

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.driver import BuildReport, BuildRequest
 from engine.remote.contexts import ContextKind, NamedContext, parse_context
+from engine.report import BuildReport
+from engine.request import BuildRequest
 from machinefile.errors import MachinefileError, UsageError
 from machinefile.imageconfig import ImageConfig
 

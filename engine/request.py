@@ -1,0 +1,53 @@
+"""What a build is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from engine.lookup import CachePolicy
+from engine.output.annotations import NO_ANNOTATIONS, Annotations
+from engine.output.spec import OutputSpec
+from engine.remote.contexts import NamedContext
+from engine.secrets import Secrets
+from engine.sshagent import AgentSource
+from engine.vm.network.rules import EgressPolicy
+from machinefile.ignore import IgnoreRules
+from machinefile.instructions import Machinefile
+from machinefile.options import BuildOptions
+from machinefile.platform import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What the user asked for."""
+
+    machinefile: Machinefile
+    context: Path
+    ignore: IgnoreRules
+    options: BuildOptions
+    names: tuple[str, ...] = ()
+    """-t, canonical."""
+    outputs: tuple[OutputSpec, ...] = ()
+    cache: CachePolicy = field(default_factory=CachePolicy)
+    annotations: Annotations = NO_ANNOTATIONS
+    """--annotation."""
+    contexts: tuple[NamedContext, ...] = ()
+    """--build-context; `options` has their names."""
+    jobs: int = 0
+    """How many steps may run at once; 0 for what suits this machine."""
+    egress: EgressPolicy = field(default_factory=EgressPolicy)
+    """What the steps may reach."""
+    ssh: tuple[AgentSource, ...] = ()
+    """--ssh."""
+    secrets: Secrets = field(default_factory=Secrets)
+    """--secret."""
+    step_timeout: float | None = None
+    """--step-timeout: seconds that a RUN may take."""
+    platforms: tuple[Platform, ...] = ()
+    """--platform with several, each once: an image for each, and an index of them. Empty for that of `options`."""
+
+    def for_each_platform(self) -> dict[Platform, BuildOptions]:
+        """The options of the build for each platform, in the order that was asked for."""
+        wanted = self.platforms or (self.options.platform,)
+        return {platform: replace(self.options, platform=platform) for platform in wanted}
