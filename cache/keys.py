@@ -39,14 +39,15 @@ class Record:
     def key(self) -> str:
         """`sha256:` and 64 hex digits."""
         whole: Value = ("mbuild", VERSION, self.operation, self.fields)
-        return "sha256:" + hashlib.sha256(_canonical(whole)).hexdigest()
+        return "sha256:" + hashlib.sha256(canonical(whole)).hexdigest()
 
     def to_json(self) -> dict[str, object]:
         """The record for keeping and comparing; tuples become lists."""
         return {"version": VERSION, "operation": self.operation, "fields": dict(self.fields)}
 
 
-def _canonical(value: Value) -> bytes:
+def canonical(value: Value) -> bytes:
+    """The bytes of a value, with its type and length: no two different values have the same."""
     match value:
         case None:
             return b"n0:"
@@ -57,7 +58,7 @@ def _canonical(value: Value) -> bytes:
         case str():
             return _framed(b"s", value.encode("utf-8", "surrogateescape"))
         case tuple():
-            return _framed(b"t", b"".join(map(_canonical, value)))
+            return _framed(b"t", b"".join(map(canonical, value)))
 
 
 def _framed(kind: bytes, content: bytes) -> bytes:
