@@ -104,15 +104,11 @@ def parse_index(data: bytes, what: str) -> CacheIndex:
                 hint="name another place for this version's cache",
             )
         case {"layers": {**layers}, "entries": {**entries}, "mounts": {**mounts}, "packs": {**packs}}:
-            known = {digest: layer for digest, value in layers.items() if (layer := _layer(digest, value))}
+            known = _by(lambda layer: layer.digest, (_layer(str(name), value) for name, value in layers.items()))
             return CacheIndex(
-                _by(lambda entry: entry.key, (_entry(key, value, known) for key, value in entries.items())),
-                _by(lambda mount: mount.identity, (_mount(name, value) for name, value in mounts.items())),
-                {
-                    digest: CarriedBlob(digest, size)
-                    for digest, size in packs.items()
-                    if is_digest(digest) and type(size) is int and size >= 0
-                },
+                _by(lambda entry: entry.key, (_entry(str(name), value, known) for name, value in entries.items())),
+                _by(lambda mount: mount.identity, (_mount(str(name), value) for name, value in mounts.items())),
+                _by(lambda pack: pack.digest, (_pack(str(name), value) for name, value in packs.items())),
             )
     raise UntrustedDataError(f"{what} is no cache of mbuild", code="cache-invalid")
 
@@ -179,6 +175,10 @@ def _layer(digest: str, value: object) -> Layer | None:
         case [str(diff_id), int(size), str(media_type)] if is_digest(digest) and is_digest(diff_id) and size >= 0:
             return Layer(diff_id, digest, size, media_type)
     return None
+
+
+def _pack(digest: str, size: object) -> CarriedBlob | None:
+    return CarriedBlob(digest, size) if is_digest(digest) and isinstance(size, int) and size >= 0 else None
 
 
 def _signatures_json(signatures: Iterable[Signature]) -> list[list[str]]:
