@@ -32,6 +32,9 @@ class CacheIndex:
     """By identity."""
     packs: Mapping[str, CarriedBlob] = field(default_factory=dict)
     """The packs of records, by digest."""
+    packings: Mapping[str, str] = field(default_factory=dict)
+    """How the blob of a layer was compressed, by its digest, in the words of who did: a layer compressed elsewhere may
+    go into an image only where it would have been compressed to the same bytes here."""
 
     def layers(self) -> dict[str, Layer]:
         """Every layer that an entry has, by the digest of its blob."""
@@ -50,6 +53,7 @@ class CacheIndex:
             {**self.entries, **newer.entries},
             {**self.mounts, **newer.mounts},
             {**self.packs, **newer.packs},
+            {**self.packings, **newer.packings},
         ).trimmed()
 
     def trimmed(self) -> CacheIndex:
@@ -65,7 +69,8 @@ class CacheIndex:
                 kept[entry.key] = entry
         needed = {entry.records for entry in kept.values()}
         packs = {digest: pack for digest, pack in self.packs.items() if digest in needed}
-        return replace(self, entries=dict(sorted(kept.items())), packs=dict(sorted(packs.items())))
+        packings = {digest: name for digest, name in self.packings.items() if digest in blobs}
+        return replace(self, entries=dict(sorted(kept.items())), packs=packs, packings=packings)
 
     def only(self, wanted: Callable[[CacheEntry | CarriedMount], bool]) -> CacheIndex:
         """The entries and mounts for which `wanted` says yes."""
@@ -79,7 +84,10 @@ class CacheIndex:
         """The document, plain. Equal indexes give equal bytes."""
         document = {
             "version": VERSION,
-            "layers": {layer.digest: [layer.diff_id, layer.size, layer.media_type] for layer in self.layers().values()},
+            "layers": {
+                layer.digest: [layer.diff_id, layer.size, layer.media_type, self.packings.get(layer.digest, "")]
+                for layer in self.layers().values()
+            },
             "entries": {entry.key: _entry_json(entry) for entry in self.entries.values()},
             "mounts": {mount.identity: _mount_json(mount) for mount in self.mounts.values()},
             "packs": {pack.digest: pack.size for pack in self.packs.values()},
@@ -109,6 +117,7 @@ def parse_index(data: bytes, what: str) -> CacheIndex:
                 _by(lambda entry: entry.key, (_entry(str(name), value, known) for name, value in entries.items())),
                 _by(lambda mount: mount.identity, (_mount(str(name), value) for name, value in mounts.items())),
                 _by(lambda pack: pack.digest, (_pack(str(name), value) for name, value in packs.items())),
+                {digest: str(layers[digest][3]) for digest in known},
             )
     raise UntrustedDataError(f"{what} is no cache of mbuild", code="cache-invalid")
 
@@ -172,7 +181,9 @@ def _mount(identity: str, value: object) -> CarriedMount | None:
 
 def _layer(digest: str, value: object) -> Layer | None:
     match value:
-        case [str(diff_id), int(size), str(media_type)] if is_digest(digest) and is_digest(diff_id) and size >= 0:
+        case [str(diff_id), int(size), str(media_type), str()] if (
+            is_digest(digest) and is_digest(diff_id) and size >= 0
+        ):
             return Layer(diff_id, digest, size, media_type)
     return None
 
