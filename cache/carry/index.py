@@ -117,7 +117,7 @@ def parse_index(data: bytes, what: str) -> CacheIndex:
                 _by(lambda entry: entry.key, (_entry(str(name), value, known) for name, value in entries.items())),
                 _by(lambda mount: mount.identity, (_mount(str(name), value) for name, value in mounts.items())),
                 _by(lambda pack: pack.digest, (_pack(str(name), value) for name, value in packs.items())),
-                {digest: str(layers[digest][3]) for digest in known},
+                {digest: packing for digest in known if (packing := _packing(layers[digest]))},
             )
     raise UntrustedDataError(f"{what} is no cache of mbuild", code="cache-invalid")
 
