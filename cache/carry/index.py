@@ -181,11 +181,16 @@ def _mount(identity: str, value: object) -> CarriedMount | None:
 
 def _layer(digest: str, value: object) -> Layer | None:
     match value:
-        case [str(diff_id), int(size), str(media_type), str()] if (
-            is_digest(digest) and is_digest(diff_id) and size >= 0
-        ):
+        case [str(diff_id), int(size), str(media_type), _] if size >= 0 and is_digest(digest) and is_digest(diff_id):
             return Layer(diff_id, digest, size, media_type)
     return None
+
+
+def _packing(value: object) -> str:
+    match value:
+        case [_, _, _, str(packing)]:
+            return packing
+    return ""
 
 
 def _pack(digest: str, size: object) -> CarriedBlob | None:
