@@ -1,0 +1,1 @@
+"""Caches that travel, as a build sends and uses them."""
