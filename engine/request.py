@@ -47,6 +47,9 @@ class BuildRequest:
     platforms: tuple[Platform, ...] = ()
     """--platform with several, each once: an image for each, and an index of them. Empty for that of `options`."""
 
+    inline_cache: bool = False
+    """--cache-to type=inline: the image says of its layers which steps they come from."""
+
     def for_each_platform(self) -> dict[Platform, BuildOptions]:
         """The options of the build for each platform, in the order that was asked for."""
         wanted = self.platforms or (self.options.platform,)

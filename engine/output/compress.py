@@ -71,9 +71,14 @@ class Compression:
     compressor: Compressor = Compressor.GZIP
     level: int = GZIP_LEVEL
 
+    @property
+    def identity(self) -> str:
+        """What decides the bytes: another release of the compressor may make others."""
+        return f"{self.compressor.value}-{self.level}-{_release(self.compressor)}"
+
     def key(self, diff_id: str) -> str:
-        """Under which the index remembers the blob: another release of the compressor may make other bytes."""
-        return f"{self.compressor.value}-{self.level}-{_release(self.compressor)}:{diff_id}"
+        """Under which the index remembers the blob."""
+        return f"{self.identity}:{diff_id}"
 
 
 DEFAULT = Compression()

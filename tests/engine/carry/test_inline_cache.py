@@ -1,0 +1,140 @@
+"""Images that are a cache of their own steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cache.carry.index import CacheIndex
+from cache.index import Kind
+from engine.carry.inline import parse_inline
+from engine.images import mediatype
+from engine.images.image import LayerDescriptor, resolved
+from engine.output.compress import DEFAULT, Compression, Compressor
+from machinefile.platform import Platform
+
+TEXT = """FROM base
+RUN write a one
+ENV X=1
+WORKDIR /work
+RUN nothing
+COPY file /file
+"""
+
+
+@pytest.fixture
+def build(workshop: Any) -> Any:
+    def run(text: str = TEXT, **options: Any) -> str:
+        workshop.write("file", "content")
+        request = replace(workshop.request(text, **options), inline_cache=True)
+        digest: str = workshop.driver.build(request).digest
+        return digest
+
+    return run
+
+
+def inside(workshop: Any, digest: str) -> CacheIndex:
+    manifest, configuration = workshop.image(digest)
+    layers = [
+        LayerDescriptor(descriptor, diff_id)
+        for descriptor, diff_id in zip(manifest.layers, configuration.diff_ids, strict=True)
+    ]
+    return parse_inline(configuration.inline_cache, layers, "the image")
+
+
+def test_the_image_tells_what_the_store_knows(workshop, build) -> None:
+    digest = build()
+    manifest, configuration = workshop.image(digest)
+    index = inside(workshop, digest)
+    plan = workshop.plan(TEXT)
+    planned = list(plan.counted())
+    assert set(index.entries) == {one.key for one in planned}
+    for one in planned:
+        entry = index.entries[one.key]
+        assert one.result is not None
+        told = [layer and layer.diff_id for layer in entry.result.steps]
+        assert told == [layer and layer.diff_id for layer in one.result.steps]
+        found = workshop.store.index.get(Kind.CONTENT, entry.content)
+        assert found is not None
+        assert entry.content != entry.key
+        assert entry.result.created == 0
+    whole = index.entries[plan.step(plan.graph.result).key].result
+    own = manifest.layers[1:]
+    assert [(layer.digest, layer.size, layer.media_type) for layer in whole.layers] == [
+        (blob.digest, blob.size, blob.media_type) for blob in own
+    ]
+    assert None in whole.steps
+    assert index.packings == {blob.digest: DEFAULT.identity for blob in own}
+    assert configuration.diff_ids[0] not in {layer.diff_id for layer in whole.layers}
+
+
+def test_equal_builds_are_equal_images(workshop, build) -> None:
+    first = build()
+    assert build() == first == build(use_cache=False)
+    assert workshop.driver.build(workshop.request(TEXT)).digest != first
+
+
+def test_what_is_not_asked_for_is_not_told(workshop) -> None:
+    workshop.write("file", "content")
+    assert workshop.image(workshop.build(TEXT).digest)[1].inline_cache == ""
+
+
+def test_what_a_base_tells_is_not_inherited(workshop, build) -> None:
+    manifest, configuration = workshop.image(build())
+    data = configuration.to_json()
+    image = resolved("told", manifest.to_json(), data)
+    assert image.configuration.inline_cache
+    workshop.source._images["told", workshop.plan(TEXT).platforms[0]] = image
+    for blob in manifest.layers:
+        workshop.source._blobs[blob.digest] = workshop.store.blobs.read(blob.digest)
+    plain = workshop.build("FROM told\nRUN write b two\n").digest
+    assert workshop.image(plain)[1].inline_cache == ""
+    own = inside(workshop, build("FROM told\nRUN write b two\n"))
+    assert len(own.entries) == 1
+
+
+def test_a_packing_is_told_of_the_blobs_it_is_true_for(workshop, build) -> None:
+    digest = build()
+    manifest, configuration = workshop.image(digest)
+    other = Compression(Compressor.ZSTD, 3)
+    assert other.identity != DEFAULT.identity
+    docker = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+    recompressed = [
+        replace(blob, digest="sha256:" + "0" * 63 + str(number), media_type=docker)
+        for number, blob in enumerate(manifest.layers)
+    ]
+    pairs = zip(recompressed, configuration.diff_ids, strict=True)
+    layers = [LayerDescriptor(descriptor, diff_id) for descriptor, diff_id in pairs]
+    index = parse_inline(configuration.inline_cache, layers, "the image")
+    assert {layer.media_type for layer in index.layers().values()} == {mediatype.OCI_LAYER_GZIP}
+    assert len(index.entries) == len(workshop.plan(TEXT).counted())
+    assert index.packings == {}
+
+
+def test_the_content_key_of_a_step_whose_input_nobody_made_is_left_out(workshop, build) -> None:
+    text = "FROM base AS made\nRUN write a one\nFROM base\nCOPY --from=made /a /b\nWORKDIR /work\n"
+    first = build(text)
+    entries = inside(workshop, first).entries
+    assert all(entry.content != key for key, entry in entries.items())
+    made = next(one for one in workshop.plan(text).steps if one.step.stage == "made" and one.step.makes_layer)
+    workshop.store.index.drop(Kind.RESULT, made.key)
+    workshop.store.index.drop(Kind.CONTENT, made.key)
+    again = inside(workshop, build(text)).entries
+    copied, placed = workshop.plan(text).graph.chain(workshop.plan(text).graph.result)[1:]
+    key = workshop.plan(text).step(copied.id).key
+    assert again[key].content == key
+    key = workshop.plan(text).step(placed.id).key
+    assert again[key] == entries[key]
+
+
+def test_each_platform_has_its_own(workshop, build) -> None:
+    platforms = (Platform("linux", "amd64"), Platform("linux", "arm64"))
+    for platform in platforms:
+        workshop.source.add("both", [b"\0" * 1024], platform=platform)
+    request = replace(workshop.request("FROM both\nWORKDIR /work\n"), platforms=platforms, inline_cache=True)
+    report = workshop.driver.build(request)
+    keys = [set(inside(workshop, image.digest).entries) for image in report.images]
+    assert [len(one) for one in keys] == [1, 1]
+    assert keys[0] != keys[1]
