@@ -11,14 +11,13 @@ from typing import NoReturn
 from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Bases
-from engine.carry.contentkeys import content_key
 from engine.context import BuildContext, UsedFiles
 from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
 from engine.labels import labels_of
 from engine.layerstore import LayerStore
 from engine.lookup import Results
-from engine.plan import Plan, PlannedStep, located
-from engine.records import HashedTree
+from engine.plan import Plan, PlannedStep, content_identity, located
+from engine.records import HashedTree, record_of
 from engine.remote.remotes import Remotes
 from engine.schedule import Job, carry_out
 from engine.steps import local, remote, run, workdir
@@ -107,11 +106,6 @@ class Build:
                 self._tell(StepEnded(step.id, self._labels[step.id], Outcome.CACHED))
         carry_out(jobs, self._jobs, self._cancelled)
         return tuple(self._results[step_id] for step_id in goals)
-
-    @property
-    def results(self) -> Mapping[str, StepResult]:
-        """What is known of the results of steps, by their ids: those that were looked up, and those that were made."""
-        return self._results
 
     def _below(self, goals: Sequence[str]) -> set[str]:
         """Those steps and all that they stand on."""
@@ -248,4 +242,7 @@ class Build:
         return self._results[planned.step.parent] if planned.step.parent is not None else StepResult()
 
     def _content_key(self, planned: PlannedStep, contexts: Mapping[str, HashedTree]) -> str:
-        return content_key(planned, self._plan, self._results, contexts)
+        def identity(step_id: str) -> str:
+            return content_identity(self.layers_of(step_id))
+
+        return record_of(planned.step, planned.platform, identity, contexts).key()

@@ -14,8 +14,7 @@ from cache.store import Store
 from engine.bases import Bases
 from engine.build import Build
 from engine.capacity import BoundedSandbox, Capacity, default_jobs
-from engine.carry.contentkeys import keys_of_images
-from engine.carry.inline import StepKeys
+from engine.carry.imagekeys import keys_of_image
 from engine.context import BuildContext, Context
 from engine.debug import Inside, Spot
 from engine.events import BuildEnded, Note, Observer, WarningRaised
@@ -95,8 +94,7 @@ class Driver:
         self._check_secrets(request, plan)
         with self._building(request, prepared) as (build, layers, sandbox):
             results = build.run()
-            inline = keys_of_images(plan, results, build.results, prepared.contexts) if request.inline_cache else None
-        built = self._finish(request, plan, results, layers, inline)
+        built = self._finish(request, plan, results, layers)
         run = len(build.run_steps)
         seconds = time.monotonic() - begun
         hit = len(plan.counted()) - run
@@ -206,16 +204,8 @@ class Driver:
         for warning in dict.fromkeys(warnings):
             self.observer(warning)
 
-    def _finish(
-        self,
-        request: BuildRequest,
-        plan: Plan,
-        results: Sequence[StepResult],
-        layers: LayerStore,
-        inline: Sequence[Sequence[StepKeys]] | None = None,
-    ) -> Built:
-        """Put the images together, and behind an index if there are several; name them and write them out. `inline`
-        are the keys of each image's steps, if images are to have them."""
+    def _finish(self, request: BuildRequest, plan: Plan, results: Sequence[StepResult], layers: LayerStore) -> Built:
+        """Put the images together, and behind an index if there are several; name them and write them out."""
         images = [
             assemble(
                 graph,
@@ -225,11 +215,9 @@ class Driver:
                 request.annotations,
                 platform,
                 self.cancelled,
-                keys,
+                keys_of_image(plan, graph.result, result) if request.inline_cache else (),
             )
-            for platform, graph, result, keys in zip(
-                plan.platforms, plan.graphs, results, inline or [()] * len(results), strict=True
-            )
+            for platform, graph, result in zip(plan.platforms, plan.graphs, results, strict=True)
         ]
         built = gather(images, request.annotations, self.store)
         for name in request.names:

@@ -48,7 +48,7 @@ class BuildRequest:
     """--platform with several, each once: an image for each, and an index of them. Empty for that of `options`."""
 
     inline_cache: bool = False
-    """--cache-to type=inline: the image says of its layers which steps they come from."""
+    """--cache-to type=inline: the image says which keys its layers have."""
 
     def for_each_platform(self) -> dict[Platform, BuildOptions]:
         """The options of the build for each platform, in the order that was asked for."""

@@ -1,1 +1,1 @@
-"""Caches that travel, as a build sends and uses them."""
+"""Caches that travel, as builds use them: which, what goes into them, what comes out."""

@@ -28,7 +28,7 @@ class StepKeys:
 
     definition: str
     content: str
-    """Empty where it could not be told."""
+    """Empty where it is not told."""
 
 
 def inline_document(
