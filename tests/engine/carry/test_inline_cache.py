@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +13,14 @@ import pytest
 from cache.carry.index import CacheIndex
 from cache.index import Kind
 from engine.carry.inline import parse_inline
+from engine.carry.registry import RegistryCache
 from engine.images import mediatype
+from engine.images.credentials import CredentialStore
+from engine.images.digest import digest_of
 from engine.images.image import LayerDescriptor, resolved
+from engine.images.push import push_image
+from engine.images.reference import Reference
+from engine.images.registry import RegistryClient
 from engine.output.compress import DEFAULT, Compression, Compressor
 from machinefile.platform import Platform
 
@@ -147,3 +156,36 @@ def test_each_platform_has_its_own(workshop, build) -> None:
     keys = [set(inside(workshop, image.digest).entries) for image in report.images]
     assert [len(one) for one in keys] == [1, 1]
     assert keys[0] != keys[1]
+
+
+def run(folder: Path, *argv: object) -> str:
+    environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run([str(word) for word in argv], capture_output=True, text=True, timeout=120, env=environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.registry
+def test_others_read_the_image_as_any_other(workshop, build, registry, tmp_path) -> None:
+    digest = build()
+    name = f"{registry.address}/inline/app:1"
+    manifest, configuration = workshop.image(digest)
+    client = RegistryClient(credentials=CredentialStore(()))
+    with client:
+        push_image(client, Reference.parse(name), workshop.store.blobs.read(digest), workshop.store.blobs.open)
+        cache = RegistryCache(lambda: client, Reference.parse(name))
+        assert cache.read() == inside(workshop, digest)
+    copy = ("skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", "--preserve-digests")
+    run(tmp_path, *copy, f"docker://{name}", f"oci:{tmp_path}/layout:1")
+    shown = run(tmp_path, "skopeo", "inspect", "--config", "--raw", f"oci:{tmp_path}/layout:1")
+    assert digest_of(shown.encode()) == manifest.config.digest
+    run(tmp_path, "umoci", "unpack", "--rootless", "--image", f"{tmp_path}/layout:1", tmp_path / "bundle")
+    assert (tmp_path / "bundle/rootfs/a").read_text() == "one"
+    if os.geteuid():
+        return  # buildah wants user namespaces, which an ordinary user may not have
+    (tmp_path / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    state = (f"--root={tmp_path}/root", f"--runroot={tmp_path}/run", "--storage-driver=vfs")
+    trust = (f"--signature-policy={tmp_path}/policy.json", "--tls-verify=false")
+    pulled = run(tmp_path, "buildah", *state, "pull", "--quiet", *trust, f"docker://{name}")
+    assert pulled == manifest.config.digest.removeprefix("sha256:")
+    assert configuration.inline_cache

@@ -594,3 +594,11 @@ def test_all_images_of_an_index_are_read(server, open_cache, new_client) -> None
 def test_an_image_that_talks_nonsense_of_itself_is_refused(server, open_cache, new_client, text) -> None:
     put(server, new_client(), image_of(server, text).to_json(), mediatype.OCI_MANIFEST)
     assert code_of(UntrustedDataError, open_cache(server.address).read) == "cache-invalid"
+
+
+def test_a_configuration_that_is_too_long_is_not_fetched(server, open_cache, new_client) -> None:
+    image = image_of(server)
+    data = replace(image, config=replace(image.config, size=9 << 20)).to_json()
+    put(server, new_client(), data, mediatype.OCI_MANIFEST)
+    assert code_of(UntrustedDataError, open_cache(server.address).read) == "blob-too-large"
+    assert not server.asked("GET", image.config.digest)
