@@ -37,7 +37,7 @@ from engine.sshagent import check_agents, open_agents
 from engine.steps.provisions import Provisions
 from engine.support import check_supported
 from engine.vm.execution import Sandbox
-from machinefile.errors import UsageError
+from machinefile.errors import StoreError, UsageError
 from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
 from machinefile.resolve import base_references
@@ -46,6 +46,10 @@ from machinefile.steps import BuildGraph, From, Snapshot
 if TYPE_CHECKING:
     from engine.machines.make import MachineMaker
     from engine.output.outputs import Push
+
+_LOST = ("blob-corrupt", "blob-missing")
+_MOST_LOSSES = 8
+"""How often a build is taken up again for a blob that was lost: a disk that fails loses more than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,21 @@ class Driver:
     def build(self, request: BuildRequest) -> BuildReport:
         """Build, keep the image under its names, write the outputs.
 
+        A blob that turns out to be damaged on the way, or that somebody removes meanwhile, is made again.
         Raises MbuildError; what was finished before stays in the store.
         """
+        left = _MOST_LOSSES
+        while True:
+            try:
+                return self._build(request)
+            except StoreError as error:
+                # What went to standard output cannot be taken back.
+                if error.code not in _LOST or not left or any(output.to_stdout for output in request.outputs):
+                    raise
+                self.observer(Note(f"{error.message}: building again what is missing"))
+                left -= 1
+
+    def _build(self, request: BuildRequest) -> BuildReport:
         begun = time.monotonic()
         self._check(request)
         prepared = self._prepare(request, refuse=True)

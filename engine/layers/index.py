@@ -124,7 +124,7 @@ class LayerIndex:
             index = cls(json.loads(zlib.decompress(data[len(_MAGIC) :])))
             if any(len(index._data[column]) != len(index.paths) for column in _COLUMNS):
                 raise ValueError("columns of different lengths")
-        except (ValueError, KeyError, TypeError, zlib.error) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, zlib.error) as error:
             raise StoreError(
                 f"a layer's index cannot be read ({error})",
                 code="index-unusable",
