@@ -20,6 +20,23 @@ from cache.workspace import Workspace
 from machinefile.errors import StoreError
 
 VERSION = "1"
+FOLDERS = frozenset(
+    (
+        "version",
+        "oci-layout",
+        "index.json",
+        "blobs",
+        "index",
+        "layers",
+        "disks",
+        "vm",
+        "machines",
+        "locks",
+        "mounts",
+        "tmp",
+    )
+)
+"""All names at the top of a store; see Store."""
 
 
 def default_folder() -> Path:
