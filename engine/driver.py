@@ -96,8 +96,7 @@ class Driver:
             try:
                 return self._build(request)
             except StoreError as error:
-                # What went to standard output cannot be taken back.
-                if error.code not in _LOST or not left or any(output.to_stdout for output in request.outputs):
+                if error.code not in _LOST or not left or any(map(_is_stream, request.outputs)):
                     raise
                 self.observer(Note(f"{error.message}: building again what is missing"))
                 left -= 1
@@ -268,6 +267,12 @@ class Driver:
             for output in outputs:
                 self.observer(Note(f"writing {output.label}"))
                 write_out(machine, output.destination)
+
+
+def _is_stream(output: OutputSpec) -> bool:
+    """Whether what was written to it cannot be taken back: standard output, a pipe, a device."""
+    there = output.destination
+    return output.to_stdout or (there.exists() and not there.is_file() and not there.is_dir())
 
 
 def _check_names(outputs: tuple[OutputSpec, ...], names: tuple[str, ...]) -> None:
