@@ -111,6 +111,7 @@ def test_a_build_killed_at_a_hundred_moments_is_made_good_by_the_next(quiet: Wor
         code = outcome(child)
         assert code in (_FINE, -signal.SIGKILL)
         killed += code != _FINE
+        takes *= 0.8 if code == _FINE else 1.02  # the machine may be busier, or less busy, than when it was measured
         if number % 20 == 19:
             assert build(quiet, root, out) == build(quiet, tmp_path / "fresh" / str(number))
             assert harms(root) == []
@@ -227,7 +228,7 @@ def test_a_death_at_any_call_that_changes_the_disk_is_made_good(
 
         ended.append(outcome(in_child(work)))
 
-    at_many_moments(quiet, monkeypatch, tmp_path, die, cold=8, warm=110)
+    at_many_moments(quiet, monkeypatch, tmp_path, die, cold=8, warm=80)
     assert set(ended) <= {_DIED, _FINE}
     assert ended.count(_DIED) > 60
 
