@@ -15,10 +15,28 @@ from cache.keys import Record
 from cache.locks import locked
 from cache.names import Names
 from cache.results import StepResult
+from cache.seals import Seals
 from cache.workspace import Workspace
 from machinefile.errors import StoreError
 
 VERSION = "1"
+FOLDERS = frozenset(
+    (
+        "version",
+        "oci-layout",
+        "index.json",
+        "blobs",
+        "index",
+        "layers",
+        "disks",
+        "vm",
+        "machines",
+        "locks",
+        "mounts",
+        "tmp",
+    )
+)
+"""All names at the top of a store; see Store."""
 
 
 def default_folder() -> Path:
@@ -61,8 +79,10 @@ class Store:
             self._workspace.close()
             raise
         self.temporary = self._workspace.path
-        self.blobs = BlobStore(self.root, self.temporary)
         self.index = Index(self.root / "index")
+        self.seals = Seals(self.root, self.index)
+        """Which files are known to be right."""
+        self.blobs = BlobStore(self.root, self.temporary, self.seals)
         self.names = Names(self.root, self.root / "locks", self.temporary)
 
     def __enter__(self) -> Store:
@@ -96,7 +116,7 @@ class Store:
         return locked(self.root / "locks", name, cancelled=cancelled, waiting=waiting)
 
     def result(self, kind: Kind, key: str) -> StepResult | None:
-        """The result under a definition or content key, if all its layers are still here.
+        """The result under a definition or content key, if all its layers are still here, and sound.
 
         One that cannot be read is forgotten.
         """
@@ -108,7 +128,7 @@ class Store:
         except ValueError:
             self.index.drop(kind, key)
             return None
-        if all(self.blobs.has(layer.digest, layer.size) for layer in result.layers):
+        if all(self.blobs.is_sound(layer.digest, layer.size) for layer in result.layers):
             return result
         return None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cache.blobs import BlobWriter
-from cache.files import store_errors, write_atomically
+from cache.files import file_digest, store_errors, write_atomically
 from cache.results import Layer
 from cache.store import Store
 from engine.bases import Base, Bases
@@ -131,14 +131,21 @@ class LayerStore:
                 scratch=self._store.temporary,
             )
         self._remember(prepared.index)
+        if prepared.disk is not None:
+            self._seal(prepared.disk)
         return prepared.index
 
     def _disk(self, below: Layers, layer: Layer) -> Path:
         index, under = self._index(below, layer), self.view(below)
         path = disk_path(self._disk_folder, index, under)
-        if not path.exists():
-            lock = self._store.lock(f"layer {layer.diff_id}", cancelled=self._cancelled)
-            with lock, self._bases.open(layer) as blob:
+        if self._is_sound(path):
+            return path
+        with self._store.lock(f"layer {layer.diff_id}", cancelled=self._cancelled):
+            if self._is_sound(path):
+                return path
+            with store_errors("removing a damaged disk"):
+                path.unlink(missing_ok=True)
+            with self._bases.open(layer) as blob:
                 make_disk(
                     blob,
                     self._disk_folder,
@@ -147,12 +154,30 @@ class LayerStore:
                     limits=self.limits,
                     scratch=self._store.temporary,
                 )
+            self._seal(path)
         return path
+
+    def _is_sound(self, disk: Path) -> bool:
+        """Whether a disk is there as it was made. It is read only if it was touched since that was last known; of one
+        of which nothing is known a new one is made."""
+        seals = self._store.seals
+        if seals.holds(disk):
+            return True
+        known = seals.digest(disk)
+        with store_errors("reading a layer's disk"):
+            if not known or not disk.is_file() or file_digest(disk) != known:
+                return False
+        seals.put(disk, known)
+        return True
+
+    def _seal(self, disk: Path) -> None:
+        with store_errors("reading a layer's disk"):
+            self._store.seals.put(disk, file_digest(disk))
 
     def _load(self, diff_id: str) -> LayerIndex | None:
         try:
             found = LayerIndex.from_bytes(self._store.derived("layers", diff_id).read_bytes())
-        except (FileNotFoundError, StoreError):
+        except (OSError, StoreError):
             return None
         return found if found.diff_id == diff_id else None
 
