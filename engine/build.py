@@ -73,6 +73,11 @@ class Build:
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
 
+    @property
+    def results(self) -> Mapping[str, StepResult]:
+        """What is known so far, by the ids of the steps; of a base that nothing stands on it."""
+        return self._results
+
     def run(self, goals: Sequence[str] = ()) -> tuple[StepResult, ...]:
         """Bring every missing result into the store and give the target's, one a platform; or those of the steps
         `goals`.

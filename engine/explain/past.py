@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from cache.index import Kind
 from cache.keys import Record
@@ -76,11 +77,11 @@ class Past:
 
     def instruction(self, key: str) -> str:
         """What a step with that key was called; empty where that is not known."""
-        for traces in self._places.values():
-            for trace in traces:
-                if trace.key == key:
-                    return trace.instruction
-        return ""
+        return self._instructions.get(key, "")
+
+    @cached_property
+    def _instructions(self) -> dict[str, str]:
+        return {trace.key: trace.instruction for traces in self._places.values() for trace in traces}
 
     def aligned(self, plan: Plan) -> dict[str, tuple[Trace, ...]]:
         """What each step of a plan was before, by its id, newest first. Lines may have been put in between or taken
