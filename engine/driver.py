@@ -179,6 +179,8 @@ class Driver:
 
         Raises as `build`.
         """
+        from engine.debug import Inside
+
         prepared = self._prepare(request, refuse=True)
         spot = find(prepared.plan)
         with self._building(request, prepared) as (build, layers, sandbox):

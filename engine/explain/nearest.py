@@ -15,6 +15,7 @@ MOST_BYTES = 50 << 20
 """Of records that are kept compressed, about."""
 _LARGE_BYTES = 8 * LARGE
 _WORDS = 1000
+_COMMON = frozenset({"parent", "inputs", "platform", "environment", "user", "working_dir", "network", "origin"})
 _ALIKE = 0.5
 """What the words of two steps must have in common to be called alike: the share of those that either has."""
 
@@ -39,13 +40,12 @@ class Likeness:
         if operation not in self._known:
             self._known[operation] = tuple(self._read(operation))
         words = sketch(fields)
-        best: _Known | None = None
-        best_score = _ALIKE
+        best: tuple[float, _Known] | None = None
         for known in self._known[operation]:
             score = len(words & known.words) / (len(words | known.words) or 1)
-            if score > best_score:
-                best, best_score = known, score
-        return (best.key, best.source) if best is not None else None
+            if score >= _ALIKE and (best is None or score > best[0]):
+                best = (score, known)
+        return (best[1].key, best[1].source) if best is not None else None
 
     def _read(self, operation: str) -> Iterator[_Known]:
         left, weight = self._most, 0
@@ -59,11 +59,14 @@ class Likeness:
 
 
 def sketch(fields: Mapping[str, Value]) -> frozenset[str]:
-    """What a record says, as words; what it stands on left out, and so are the contents of its files."""
+    """What a record says, as words; what most steps have in common left out, and so are the contents of its files."""
     found: set[str] = set()
     for name, value in fields.items():
-        if name in ("parent", "inputs", "environment"):
+        if name in _COMMON:
             continue
+        match name, value:
+            case "argv", (*_, str(option), str(script)) if option.endswith("c") and option.startswith("-"):
+                value = (script,)
         for text in _texts(value):
             found.update(f"{name} {word}" for word in text[: 64 * _WORDS].split())
             if len(found) > _WORDS:
