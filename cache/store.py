@@ -96,10 +96,11 @@ class Store:
         """See cache.locks.locked."""
         return locked(self.root / "locks", name, cancelled=cancelled, waiting=waiting)
 
-    def result(self, kind: Kind, key: str) -> StepResult | None:
+    def result(self, kind: Kind, key: str, seen: set[str] | None = None) -> StepResult | None:
         """The result under a definition or content key, if all its layers are still here.
 
-        One that cannot be read is forgotten.
+        One that cannot be read is forgotten. `seen` has the digests of layers that were found for other results just
+        now: each result of a chain holds all those below it, which are not looked for again.
         """
         raw = self.index.get(kind, key)
         if raw is None:
@@ -109,9 +110,13 @@ class Store:
         except ValueError:
             self.index.drop(kind, key)
             return None
-        if all(self.blobs.has(layer.digest, layer.size) for layer in result.layers):
-            return result
-        return None
+        seen = set() if seen is None else seen
+        for layer in result.layers:
+            if layer.digest not in seen:
+                if not self.blobs.has(layer.digest, layer.size):
+                    return None
+                seen.add(layer.digest)
+        return result
 
     def keep(self, definition: Record, content_key: str, result: StepResult, instruction: str = "") -> None:
         """Remember what a step came to, and what to call it. Its blobs must be in the store already."""

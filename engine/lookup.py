@@ -11,6 +11,9 @@ from cache.store import Store
 from machinefile.stages import Layout
 from machinefile.steps import Step
 
+_MOMENT = 2.0
+"""Seconds that a layer which was seen in the store counts as still there."""
+
 
 @dataclass(frozen=True, slots=True)
 class CachePolicy:
@@ -43,6 +46,9 @@ class Results:
         self._store = store
         self._policy = policy or CachePolicy()
         self._begun = time.time()
+        self._seen: set[str] = set()
+        """The layers that were in the store a moment ago."""
+        self._seen_since = 0.0
 
     def refused(self, step: Step) -> str:
         """Why no result from before this build is used for a step, in words; empty when one may be."""
@@ -50,7 +56,11 @@ class Results:
 
     def by_definition(self, step: Step, key: str) -> StepResult | None:
         """The result under a definition key."""
-        return None if self.refused(step) else self._store.result(Kind.RESULT, key)
+        if self.refused(step):
+            return None
+        if time.monotonic() - self._seen_since > _MOMENT:
+            self._seen, self._seen_since = set(), time.monotonic()
+        return self._store.result(Kind.RESULT, key, self._seen)
 
     def by_content(self, step: Step, key: str) -> StepResult | None:
         """The result under a content key."""

@@ -204,6 +204,22 @@ def test_what_is_remembered_of_a_step_is_bounded(workshop: Workshop) -> None:
     }
 
 
+def test_the_lists_of_files_of_a_large_copy_do_not_pile_up(workshop: Workshop) -> None:
+    for number in range(250):
+        workshop.write(f"src/f{number}", "x")
+    text = "FROM scratch\nCOPY src /src\n"
+    for number in range(GENERATIONS + 2):
+        workshop.write("src/f0", f"edit {number}")
+        workshop.build(text)
+    index = workshop.store.index
+    large = [key for key in index.keys(Kind.RECORD) if "packed" in str(index.get(Kind.RECORD, key))[:500]]
+    assert len(large) == GENERATIONS
+    workshop.write("src/f0", "edit 0")
+    assert explain(workshop, text) == {}, "the results are all there"
+    workshop.write("src/f0", "another")
+    assert reasons(workshop, text) == {"0.1": "src/f0 changed"}
+
+
 @pytest.mark.parametrize("value", [[], {"linux/amd64 0.1": 3}, {"linux/amd64 0.1": [[1]]}, {"x": [["a", "b"]]}])
 def test_a_past_that_makes_no_sense_is_none(workshop: Workshop, value: object) -> None:
     text = "FROM base\nRUN write a b\n"
