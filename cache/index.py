@@ -34,7 +34,9 @@ class Kind(Enum):
     CONTENT = "content"
     """content key -> StepResult"""
     RECORD = "record"
-    """definition key -> the record it was made of, for explaining"""
+    """definition key -> the record it was made of, for explaining: cache/records.py"""
+    PAST = "past"
+    """a Machinefile -> the keys that its steps had, for explaining: engine/explain/past.py"""
     BASE = "base"
     """reference and platform -> the manifest digest it last had"""
     VARIANT = "variant"
@@ -86,6 +88,10 @@ class Index:
             return raw is absent or (isinstance(raw, bytes) and _unwrapped(name, raw) is not None)
         except ValueError:
             return False
+
+    def has(self, kind: Kind, key: str) -> bool:
+        """Whether there is an entry, whatever is in it."""
+        return bool(self._try(lambda cache: _name(kind, key) in cache))
 
     def put(self, kind: Kind, key: str, value: object) -> None:
         """Store what json.dumps takes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -28,11 +29,16 @@ class Layer:
     def from_json(cls, value: object) -> Layer:
         """Raises ValueError for anything that is not a layer."""
         match value:
-            case [str(diff_id), str(digest), int(size), str(media_type)] if (
-                _DIGEST.fullmatch(diff_id) and _DIGEST.fullmatch(digest) and size >= 0
-            ):
-                return cls(diff_id, digest, size, media_type)
+            case [str(diff_id), str(digest), int(size), str(media_type)]:
+                return _layer(diff_id, digest, size, media_type)
         raise ValueError("not a layer")
+
+
+@lru_cache(maxsize=1 << 14)  # each result of a chain has the layers of all those below it
+def _layer(diff_id: str, digest: str, size: int, media_type: str) -> Layer:
+    if not _DIGEST.fullmatch(diff_id) or not _DIGEST.fullmatch(digest) or size < 0:
+        raise ValueError("not a layer")
+    return Layer(diff_id, digest, size, media_type)
 
 
 @dataclass(frozen=True, slots=True)

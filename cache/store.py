@@ -14,6 +14,7 @@ from cache.index import Index, Kind
 from cache.keys import Record
 from cache.locks import locked
 from cache.names import Names
+from cache.records import pack
 from cache.results import StepResult
 from cache.seals import Seals
 from cache.workspace import Workspace
@@ -115,10 +116,11 @@ class Store:
         """See cache.locks.locked."""
         return locked(self.root / "locks", name, cancelled=cancelled, waiting=waiting)
 
-    def result(self, kind: Kind, key: str) -> StepResult | None:
+    def result(self, kind: Kind, key: str, seen: set[str] | None = None) -> StepResult | None:
         """The result under a definition or content key, if all its layers are still here, and sound.
 
-        One that cannot be read is forgotten.
+        One that cannot be read is forgotten. `seen` has the digests of layers that were found for other results just
+        now: each result of a chain holds all those below it, which are not looked for again.
         """
         raw = self.index.get(kind, key)
         if raw is None:
@@ -128,14 +130,19 @@ class Store:
         except ValueError:
             self.index.drop(kind, key)
             return None
-        if all(self.blobs.is_sound(layer.digest, layer.size) for layer in result.layers):
-            return result
-        return None
+        seen = set() if seen is None else seen
+        for layer in result.layers:
+            if layer.digest not in seen:
+                if not self.blobs.is_sound(layer.digest, layer.size):
+                    return None
+                seen.add(layer.digest)
+        return result
 
-    def keep(self, definition: Record, content_key: str, result: StepResult) -> None:
-        """Remember what a step came to. Its blobs must be in the store already."""
+    def keep(self, definition: Record, content_key: str, result: StepResult, instruction: str = "") -> None:
+        """Remember what a step came to, and what to call it. Its blobs must be in the store already."""
         key = definition.key()
-        self.index.put(Kind.RECORD, key, definition.to_json())
+        if (packed := pack(definition, instruction)) is not None:
+            self.index.put(Kind.RECORD, key, packed)
         self.index.put(Kind.CONTENT, content_key, result.to_json())
         self.index.put(Kind.RESULT, key, result.to_json())
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cache.index import Kind
 from cache.results import StepResult
 from cache.store import Store
+from machinefile.stages import Layout
 from machinefile.steps import Step
+
+_MOMENT = 2.0
+"""Seconds that a layer which was seen in the store counts as still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +21,22 @@ class CachePolicy:
 
     use: bool = True
     """False for --no-cache."""
+    filters: tuple[str, ...] = ()
+    """--no-cache-filter: names or numbers of stages; only once they are `resolved` do they count."""
+    stages: frozenset[str] = frozenset()
+    """The stages whose steps run again, as steps name theirs."""
+
+    def resolved(self, layout: Layout) -> tuple[CachePolicy, tuple[str, ...]]:
+        """The policy for a file, and the filters that name no stage of it."""
+        found = {word: layout.labels_of(word) for word in self.filters}
+        policy = replace(self, stages=frozenset().union(*found.values()))
+        return policy, tuple(word for word, stages in found.items() if not stages)
 
     def refuses(self, step: Step) -> str:
         """Why a step's results do not count, in words; empty when they do."""
-        return "" if self.use else "--no-cache"
+        if not self.use:
+            return "--no-cache"
+        return f"--no-cache-filter {step.stage}" if step.stage in self.stages else ""
 
 
 class Results:
@@ -30,6 +46,9 @@ class Results:
         self._store = store
         self._policy = policy or CachePolicy()
         self._begun = time.time()
+        self._seen: set[str] = set()
+        """The layers that were in the store a moment ago."""
+        self._seen_since = 0.0
 
     def refused(self, step: Step) -> str:
         """Why no result from before this build is used for a step, in words; empty when one may be."""
@@ -37,7 +56,11 @@ class Results:
 
     def by_definition(self, step: Step, key: str) -> StepResult | None:
         """The result under a definition key."""
-        return None if self.refused(step) else self._store.result(Kind.RESULT, key)
+        if self.refused(step):
+            return None
+        if time.monotonic() - self._seen_since > _MOMENT:
+            self._seen, self._seen_since = set(), time.monotonic()
+        return self._store.result(Kind.RESULT, key, self._seen)
 
     def by_content(self, step: Step, key: str) -> StepResult | None:
         """The result under a content key."""
@@ -51,4 +74,4 @@ class Results:
 
     def was_made(self, key: str) -> bool:
         """Whether the step with that definition key was built before, be its layers there or not."""
-        return self._store.index.get(Kind.RESULT, key) is not None
+        return self._store.index.has(Kind.RESULT, key) or self._store.index.has(Kind.RECORD, key)
