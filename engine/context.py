@@ -17,6 +17,7 @@ from machinefile.errors import MachinefileError, UsageError
 from machinefile.ignore import IgnoreRules
 
 _CHUNK = 1 << 20
+_PAGE = 1 << 12
 _THREADS = 4
 """Hash at a time. Opening and reading files mostly waits for the kernel, and hashing leaves the interpreter free."""
 _BATCH = 64
@@ -150,17 +151,18 @@ class Context:
 
         Raises MachinefileError (`context-changed`) when it is not a file any more, `context-unreadable`.
         """
-        return os.fdopen(self._open(path), "rb")
+        return os.fdopen(self._open(path)[0], "rb")
 
-    def _open(self, path: str) -> int:
+    def _open(self, path: str) -> tuple[int, os.stat_result]:
         try:
             descriptor = os.open(os.path.join(self.root, path), _NO_FOLLOW)
         except OSError as error:
             raise _unreadable(path, error) from error
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             raise _changed(path)
-        return descriptor
+        return descriptor, status
 
     def digest(self, path: str) -> str:
         """The sha256 of a file's content, in hex, as it was when this was first asked."""
@@ -203,11 +205,11 @@ class Context:
 
     def _hash(self, path: str, stop: threading.Event) -> None:
         begun = self._known.now() if self._known is not None else 0
-        descriptor = self._open(path)
+        descriptor, status = self._open(path)
         try:
-            status = os.fstat(descriptor)
             hasher = hashlib.sha256()
-            while (chunk := os.read(descriptor, _CHUNK)) and not stop.is_set():
+            size = max(_PAGE, min(_CHUNK, status.st_size))  # room for a whole chunk would cost more than a small file
+            while (chunk := os.read(descriptor, size)) and not stop.is_set():
                 hasher.update(chunk)
         except OSError as error:
             raise _unreadable(path, error) from error
