@@ -173,7 +173,7 @@ class Driver:
             check_supported([graph for graph, _ in resolved], host_network=request.egress.host_network)
             for graph, _ in resolved:
                 check_agents(graph, request.ssh)
-        graphs = [remotes.pinned(graph) for graph, _ in resolved]
+        graphs = [request.secrets.versioned(remotes.pinned(graph)) for graph, _ in resolved]
         results = Results(self.store, request.cache)
         try:
             plans = for_each(graphs, lambda graph: self._plan(graph, bases, contexts, results))

@@ -89,7 +89,14 @@ def _run(operation: Run, inputs: tuple[str, ...], contexts: Mapping[str, HashedT
         # Only where there are some: keys from before there could be any stay as they were.
         *((("hosts", operation.hosts),) if operation.hosts else ()),
         *((("privileged", True),) if operation.privileged else ()),
+        *((("secret_versions", versions),) if (versions := _versions(operation)) else ()),
     )
+
+
+def _versions(operation: Run) -> tuple[Value, ...]:
+    """What stands for the versions of secrets, by id."""
+    found = {mount.id: mount.version for mount in operation.mounts if mount.version}
+    return tuple(sorted(found.items()))
 
 
 def _mount(mount: Mount, inputs: tuple[str, ...], contexts: Mapping[str, HashedTree]) -> Value:
