@@ -133,9 +133,9 @@ def make_plan(
             record = record_of(step, platforms[step.id], keys.__getitem__, contexts)
         except MbuildError as error:
             raise located(error, step) from error
-        keys[step.id] = record.key()
+        keys[step.id] = key = record.key()
         on_dated = not dated.isdisjoint((step.parent, *step.inputs))
-        one = _look_up(step, platforms[step.id], record, done, bases, store, results, dated=on_dated)
+        one = _look_up(step, platforms[step.id], record, key, done, bases, store, results, dated=on_dated)
         if on_dated or ttl_of(step) is not None:
             dated.add(step.id)
         done[step.id] = one
@@ -180,6 +180,7 @@ def _look_up(
     step: Step,
     platform: Platform,
     record: Record,
+    key: str,
     done: Mapping[str, PlannedStep],
     bases: Mapping[str, Base],
     store: Store,
@@ -187,7 +188,6 @@ def _look_up(
     *,
     dated: bool,
 ) -> PlannedStep:
-    key = record.key()
     if isinstance(step.operation, From):
         here = bases[step.id].is_stored(store)
         reason = "the base is in the store" if here else "the base has not been pulled"
