@@ -61,7 +61,8 @@ class Results:
 
     def too_old(self, step: Step, key: str) -> str:
         """Why the result under a definition key is there and does not count, in words; empty where that is not so."""
-        found, ttl = self._store.result(Kind.RESULT, key), ttl_of(step)
+        ttl = ttl_of(step)
+        found = self._store.result(Kind.RESULT, key) if ttl is not None else None
         if found is None or ttl is None or self._young(step, found) is not None:
             return ""
         if found.created > self._begun:
