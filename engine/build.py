@@ -16,7 +16,7 @@ from engine.events import NetworkReached, Note, Observer, Outcome, Planned, Step
 from engine.labels import labels_of
 from engine.layerstore import LayerStore
 from engine.lookup import Results
-from engine.plan import Plan, PlannedStep, content_identity, located
+from engine.plan import Plan, PlannedStep, content_identity, content_record, located
 from engine.records import HashedTree, record_of
 from engine.remote.remotes import Remotes
 from engine.schedule import Job, carry_out
@@ -177,16 +177,15 @@ class Build:
         step = planned.step
         if waited and (made := self._known.made_meanwhile(planned.key)) is not None:
             return made
-        by_definition = None if planned.renewed else self._known.by_definition(step, planned.key)
-        if by_definition is not None or self._known.refused(step):
-            return by_definition
-        key = self._content_key(planned, self._contexts)
-        by_content = self._known.by_content(step, key)
-        if by_content is None:
+        if self._known.refused(step):
             return None
-        below = self._result_below(planned)
-        result = StepResult((*below.steps, by_content.steps[-1]), by_content.seconds, by_content.created)
-        self._store.keep(planned.record, key, result, step.instruction)
+        by_definition = None if planned.dated else self._known.by_definition(step, planned.key)
+        if by_definition is not None:
+            return by_definition
+        key = content_record(planned.record, step, self.layers_of).key()
+        result = self._known.on_top_of(self._result_below(planned), step, key)
+        if result is not None:
+            self._store.keep(planned.record, key, result, step.instruction)
         return result
 
     def _make(self, planned: PlannedStep, name: str, stop: threading.Event) -> StepResult:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from cache.contexts import KnownContexts
 from cache.results import StepResult
 from cache.store import Store
 from engine.bases import Bases
@@ -241,15 +242,19 @@ class Driver:
         remotes = Remotes(self.store, self.observer, self.cancelled)
         resolved = for_each(wanted.values(), lambda options: self._resolve(request, options, bases))
         self._warn([checked for _, checked in resolved])
-        contexts: dict[str, BuildContext] = {"": Context(request.context, request.ignore)}
-        contexts.update(open_contexts(request.contexts, remotes))
+        known = KnownContexts(self.store.root / "contexts", self.store.temporary)
+        contexts: dict[str, BuildContext] = {"": Context(request.context, request.ignore, known.of(request.context))}
+        contexts.update(open_contexts(request.contexts, remotes, known))
         if refuse:
             check_supported([graph for graph, _ in resolved], host_network=request.egress.host_network)
             for graph, _ in resolved:
                 check_agents(graph, request.ssh)
-        graphs = [remotes.pinned(graph) for graph, _ in resolved]
+        graphs = [request.secrets.versioned(remotes.pinned(graph)) for graph, _ in resolved]
         results = Results(self.store, self._policy(request))
-        plans = for_each(graphs, lambda graph: self._plan(graph, bases, contexts, results))
+        try:
+            plans = for_each(graphs, lambda graph: self._plan(graph, bases, contexts, results))
+        finally:
+            known.save()
         return _Prepared(join_plans(list(zip(wanted, plans, strict=True))), bases, contexts, remotes, results)
 
     def _policy(self, request: BuildRequest) -> CachePolicy:

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cache.keys import Record, Value
 from cache.results import Layer, StepResult
 from engine.lookup import Results
-from engine.plan import NEVER_BUILT, Plan, PlannedStep, content_identity, missing_below, waits_for
+from engine.plan import NEVER_BUILT, Plan, PlannedStep, content_record, missing_below, waits_for
 from machinefile.steps import From, Metadata
 
 FORESEEN = "an equal file system led to it before"
@@ -32,12 +31,6 @@ def foreseen(plan: Plan, results: Results) -> Plan:
     return replace(plan, steps=tuple(done.values()))
 
 
-def content_record(record: Record, parent: str | None, inputs: tuple[str, ...]) -> Record:
-    """A step's record with what stands for the file systems below it in place of the keys of their steps."""
-    others: Mapping[str, Value] = {"parent": parent, "inputs": inputs}
-    return Record(record.operation, tuple((name, others.get(name, value)) for name, value in record.fields))
-
-
 def _decide(
     planned: PlannedStep,
     plan: Plan,
@@ -52,13 +45,10 @@ def _decide(
         return replace(planned, hit=step.parent is None or done[step.parent].hit)
     needed = [other for other in (step.parent, *step.inputs) if other is not None]
     if not results.refused(step) and all(other in known for other in needed):
-        parent = content_identity(known[step.parent]) if step.parent is not None else None
-        inputs = tuple(content_identity(known[other]) for other in step.inputs)
-        found = results.by_content(step, content_record(planned.record, parent, inputs).key())
-        if found is not None and found.steps:
-            below = done[step.parent].result if step.parent is not None else None
-            steps = (*(below.steps if below is not None else ()), found.steps[-1])
-            result = StepResult(steps, found.seconds, found.created)
+        key = content_record(planned.record, step, known.__getitem__).key()
+        below = done[step.parent].result if step.parent is not None else None
+        result = results.on_top_of(below or StepResult(), step, key)
+        if result is not None:
             return replace(planned, hit=True, reason=FORESEEN, result=result)
     if planned.reason in map(waits_for, needed):
         missing = missing_below(step, done)

@@ -8,11 +8,20 @@ from dataclasses import dataclass, replace
 from cache.index import Kind
 from cache.results import StepResult
 from cache.store import Store
+from machinefile.durations import format_age
 from machinefile.stages import Layout
-from machinefile.steps import Step
+from machinefile.steps import Run, Step
+
+_WRONG_CLOCK = 86_400.0
+"""Seconds."""
 
 _MOMENT = 2.0
 """Seconds that a layer which was seen in the store counts as still there."""
+
+
+def ttl_of(step: Step) -> int | None:
+    """A step's --ttl in nanoseconds, None without one."""
+    return step.operation.ttl if isinstance(step.operation, Run) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +69,37 @@ class Results:
             return None
         if time.monotonic() - self._seen_since > _MOMENT:
             self._seen, self._seen_since = set(), time.monotonic()
-        return self._store.result(Kind.RESULT, key, self._seen)
+        return self._young(step, self._store.result(Kind.RESULT, key, self._seen))
 
     def by_content(self, step: Step, key: str) -> StepResult | None:
         """The result under a content key."""
-        return None if self.refused(step) else self._store.result(Kind.CONTENT, key)
+        return None if self.refused(step) else self._young(step, self._store.result(Kind.CONTENT, key))
+
+    def on_top_of(self, below: StepResult, step: Step, content_key: str) -> StepResult | None:
+        """The result under a content key, as one of a step that stands on `below`."""
+        found = self.by_content(step, content_key)
+        if found is None or not found.steps:
+            return None
+        return StepResult((*below.steps, found.steps[-1]), found.seconds, found.created)
+
+    def too_old(self, step: Step, key: str) -> str:
+        """Why the result under a definition key is there and does not count, in words; empty where that is not so."""
+        ttl = ttl_of(step)
+        found = self._store.result(Kind.RESULT, key) if ttl is not None else None
+        if found is None or ttl is None or self._young(step, found) is not None:
+            return ""
+        if found.created > self._begun:
+            return "its result was made where a clock was wrong, and its age is not known"
+        return f"its result is older than {format_age(ttl)}"
+
+    def _young(self, step: Step, result: StepResult | None) -> StepResult | None:
+        """The result, unless the step's --ttl has passed since it was made, wherever that was. All of one build is
+        judged by the time when it began."""
+        ttl = ttl_of(step)
+        if result is None or ttl is None:
+            return result
+        # One that is to be made tomorrow is from a machine whose clock was wrong, and says nothing of its age.
+        return result if -_WRONG_CLOCK <= self._begun - result.created <= ttl / 1e9 else None
 
     def made_meanwhile(self, key: str) -> StepResult | None:
         """A result that another process made since this build began: it counts whatever the policy says of older

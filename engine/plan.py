@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from cache.keys import Record
+from cache.keys import Record, Value
 from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Base
-from engine.lookup import Results
+from engine.lookup import Results, ttl_of
 from engine.platforms import step_platforms
 from engine.records import HashedTree, record_of
 from machinefile.errors import MbuildError
@@ -34,9 +34,9 @@ class PlannedStep:
     """Why it hits or misses, in words."""
     result: StepResult | None = None
     """What it came to, for a hit of a step that makes a file system."""
-    renewed: bool = False
-    """A step that it stands on, or reads, runs again though its result is there: what this one came to before does not
-    count, unless it was with an equal file system below."""
+    dated: bool = False
+    """It stands on a step that may run again, or has, though its result is there (RUN --ttl, --no-cache-filter), or
+    reads the files of one: a result counts only if it was made of the very files that are there now."""
     seconds: float | None = None
     """How long it took when it, or what it was before a change, last ran: see engine/explain/reasons.py."""
 
@@ -129,13 +129,17 @@ def make_plan(
     keys: dict[str, str] = {}
     planned: list[PlannedStep] = []
     done: dict[str, PlannedStep] = {}
+    dated: set[str] = set()
     for step in graph.steps:
         try:
             record = record_of(step, platforms[step.id], keys.__getitem__, contexts)
         except MbuildError as error:
             raise located(error, step) from error
-        keys[step.id] = record.key()
-        one = _look_up(step, platforms[step.id], record, done, bases, store, results)
+        keys[step.id] = key = record.key()
+        on_dated = not dated.isdisjoint((step.parent, *step.inputs))
+        one = _look_up(step, platforms[step.id], record, key, done, bases, store, results, dated=on_dated)
+        if on_dated or ttl_of(step) is not None or (step.makes_layer and results.refused(step)):
+            dated.add(step.id)
         done[step.id] = one
         planned.append(one)
     return Plan((graph,), tuple(planned), bases)
@@ -157,6 +161,15 @@ def content_identity(layers: tuple[Layer, ...]) -> str:
     return "layers:" + hashlib.sha256(whole.encode()).hexdigest()
 
 
+def content_record(record: Record, step: Step, layers_of: Callable[[str], tuple[Layer, ...]]) -> Record:
+    """The record of a step's content key, from that of its definition key."""
+    identities: dict[str, Value] = {
+        "parent": content_identity(layers_of(step.parent)) if step.parent is not None else None,
+        "inputs": tuple(content_identity(layers_of(needed)) for needed in step.inputs),
+    }
+    return Record(record.operation, tuple((name, identities.get(name, value)) for name, value in record.fields))
+
+
 def located(error: MbuildError, step: Step) -> MbuildError:
     """The error with the step's place in the Machinefile, if it has none."""
     from dataclasses import replace
@@ -174,12 +187,14 @@ def _look_up(
     step: Step,
     platform: Platform,
     record: Record,
+    key: str,
     done: Mapping[str, PlannedStep],
     bases: Mapping[str, Base],
     store: Store,
     results: Results,
+    *,
+    dated: bool,
 ) -> PlannedStep:
-    key = record.key()
     if isinstance(step.operation, From):
         here = bases[step.id].is_stored(store)
         reason = "the base is in the store" if here else NOT_PULLED
@@ -188,22 +203,42 @@ def _look_up(
         above = done[step.parent] if step.parent is not None else None
         hit = above is None or above.hit
         return PlannedStep(step, platform, record, key, hit, "changes the configuration only")
-    needed = [done[other] for other in (step.parent, *step.inputs) if other is not None]
-    renewed = any(one.renewed or (one.step.makes_layer and bool(results.refused(one.step))) for one in needed)
-    result = None if renewed else results.by_definition(step, key)
+    waiting = missing_below(step, done)
+    if not dated:
+        result = results.by_definition(step, key)
+    else:
+        result = None if waiting else _made_of_the_same(step, record, done, bases, results)
     if result is not None:
-        return PlannedStep(step, platform, record, key, True, "built before", result)
-    reason = _why_missing(step, key, done, results, renewed=renewed)
-    return PlannedStep(step, platform, record, key, False, reason, renewed=renewed)
+        return PlannedStep(step, platform, record, key, True, "built before", result, dated=dated)
+    reason = _why_missing(step, key, waiting, results, dated=dated)
+    return PlannedStep(step, platform, record, key, False, reason, dated=dated)
 
 
-def _why_missing(step: Step, key: str, done: Mapping[str, PlannedStep], results: Results, *, renewed: bool) -> str:
-    if refused := results.refused(step):
-        return refused
-    missing = missing_below(step, done)
-    if not renewed and results.was_made(key):
+def _made_of_the_same(
+    step: Step, record: Record, done: Mapping[str, PlannedStep], bases: Mapping[str, Base], results: Results
+) -> StepResult | None:
+    """A result that was made of the files which the steps below have now."""
+
+    def layers_of(step_id: str) -> tuple[Layer, ...]:
+        result, root = done[step_id].result, done[step_id].step
+        while root.parent is not None:
+            root = done[root.parent].step
+        return bases[root.id].layers + (result.layers if result is not None else ())
+
+    below = done[step.parent].result if step.parent is not None else None
+    return results.on_top_of(below or StepResult(), step, content_record(record, step, layers_of).key())
+
+
+def _why_missing(step: Step, key: str, waiting: str, results: Results, *, dated: bool) -> str:
+    if why := results.refused(step) or results.too_old(step, key):
+        return why
+    if dated and waiting:
+        return waits_for(waiting)
+    if dated and results.by_definition(step, key) is not None:
+        return "built before, of other files than are there now"
+    if results.was_made(key):
         return EVICTED
-    return waits_for(missing) if missing else NEVER_BUILT
+    return waits_for(waiting) if waiting else NEVER_BUILT
 
 
 def missing_below(step: Step, done: Mapping[str, PlannedStep]) -> str:
