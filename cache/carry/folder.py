@@ -185,7 +185,7 @@ class FolderCache:
                 return Listing()
             with file:
                 data = read_at_most(file, MAX_MANIFEST_BYTES + 1)
-        return Listing.parse(data[: MAX_MANIFEST_BYTES + 1], f"the {self.label}")
+        return Listing.parse(data if len(data) <= MAX_MANIFEST_BYTES else b"", f"the {self.label}")
 
     def _small(self, digest: str, most: int) -> bytes:
         with folder_errors(self.label):

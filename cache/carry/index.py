@@ -100,13 +100,17 @@ class CacheIndex:
 
     def since(self, older: CacheIndex) -> CacheIndex:
         """What is new or changed here, with all that it needs: `older.merged` of it has everything of both."""
-        entries = {key: entry for key, entry in self.entries.items() if older.entries.get(key) != entry}
+        packs = {digest for digest, pack in self.packs.items() if older.packs.get(digest) != pack}
+        packings = {digest for digest, name in self.packings.items() if older.packings.get(digest) != name}
+        entries = {
+            key: entry
+            for key, entry in self.entries.items()
+            if older.entries.get(key) != entry
+            or entry.records in packs
+            or any(layer.digest in packings for layer in entry.result.layers)
+        }
         mounts = {name: mount for name, mount in self.mounts.items() if older.mounts.get(name) != mount}
-        needed = {entry.records for entry in entries.values()}
-        packs = {digest: pack for digest, pack in self.packs.items() if digest in needed}
-        layers = {layer.digest for entry in entries.values() for layer in entry.result.layers}
-        packings = {digest: name for digest, name in self.packings.items() if digest in layers}
-        return CacheIndex(entries, mounts, packs, packings)
+        return CacheIndex(entries, mounts, self.packs, self.packings).trimmed()
 
     def only(self, wanted: Callable[[CacheEntry | CarriedMount], bool]) -> CacheIndex:
         """The entries and mounts for which `wanted` says yes."""
