@@ -167,11 +167,13 @@ def parse_index(data: bytes, what: str) -> CacheIndex:
             )
         case {"layers": {**layers}, "entries": {**entries}, "mounts": {**mounts}, "packs": {**packs}}:
             known = _by(lambda layer: layer.digest, (_layer(str(name), value) for name, value in layers.items()))
+            found = _by(lambda entry: entry.key, (_entry(str(name), value, known) for name, value in entries.items()))
+            used = {layer.digest for entry in found.values() for layer in entry.result.layers}
             index = CacheIndex(
-                _by(lambda entry: entry.key, (_entry(str(name), value, known) for name, value in entries.items())),
+                found,
                 _by(lambda mount: mount.identity, (_mount(str(name), value) for name, value in mounts.items())),
                 _by(lambda pack: pack.digest, (_pack(str(name), value) for name, value in packs.items())),
-                {digest: packing for digest in known if (packing := _packing(layers[digest]))},
+                {digest: packing for digest in known if digest in used and (packing := _packing(layers[digest]))},
             )
             return index.trimmed() if _too_much(index) else index
     raise UntrustedDataError(

@@ -1,7 +1,7 @@
 """What is fuzzed: bytes in, an assertion or an exception out when a promise is broken.
 
-Every target takes any bytes. A promise is: nothing but MachinefileError (ExpansionError, UntrustedDataError) is raised; what is printed
-parses to the same; a place that is reported lies in the file.
+Every target takes any bytes. A promise is: nothing but MachinefileError (or ExpansionError, UntrustedDataError) is
+raised; what is printed parses to the same; a place that is reported lies in the file.
 """
 
 from __future__ import annotations
