@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,9 +26,13 @@ PART = 8 << 20
 
 _MOST_PARTS = 9000
 """S3 takes 10,000 parts of an object."""
-_SECONDS = 120.0
-"""For one request, with all second tries that the library makes of its own accord."""
+_SECONDS = 30.0
+"""For a question, with all second tries that the library makes of its own accord."""
+_PART_SECONDS = 120.0
+"""For a part that is read or written."""
 _ATTEMPTS = 3
+_PATIENCE = 5.0
+"""Seconds after which nothing is tried again: the libraries have tried often enough then."""
 _BACKOFF = 0.5
 """Seconds before the second try; twice as long before each one after."""
 _CLEANING = 10.0
@@ -88,7 +93,7 @@ class RemoteFiles:
             except FileNotFoundError:
                 return []
 
-        found = self._tried("listing what is there", listed)
+        found = self._tried("listing what is there", listed, _SECONDS)
         return [_file(one) for one in found if one.get("type") == "file"]
 
     def find(self, path: str) -> RemoteFile | None:
@@ -100,7 +105,7 @@ class RemoteFiles:
             except FileNotFoundError:
                 return None
 
-        found = self._tried(f"looking for {path}", asked)
+        found = self._tried(f"looking for {path}", asked, _SECONDS)
         return None if found is None or found.get("type") != "file" else _file(found)
 
     def read(self, path: str, start: int, end: int) -> bytes | None:
@@ -112,7 +117,7 @@ class RemoteFiles:
             except FileNotFoundError:
                 return None
 
-        return self._tried(f"reading {path}", asked)
+        return self._tried(f"reading {path}", asked, _PART_SECONDS)
 
     def write(self, path: str, data: bytes) -> None:
         """Write a small file: it is there whole, or not at all."""
@@ -121,7 +126,7 @@ class RemoteFiles:
             sink(data)
 
         if self._protocols & _OBJECT_STORES:
-            self._tried(f"writing {path}", lambda: self._system.pipe_file(self._path(path), data))
+            self._tried(f"writing {path}", lambda: self._system.pipe_file(self._path(path), data), _PART_SECONDS)
         else:
             self._moved_into_place(path, fill)
 
@@ -151,7 +156,7 @@ class RemoteFiles:
             with suppress(FileNotFoundError):
                 self._system.rm_file(self._path(path))
 
-        self._tried(f"removing {path}", removed)
+        self._tried(f"removing {path}", removed, _SECONDS)
 
     def _in_parts(self, path: str, size: int, fill: Callable[[Sink], None]) -> None:
         part = max(PART, -(-size // _MOST_PARTS))
@@ -210,21 +215,21 @@ class RemoteFiles:
         return f"{self._root}/{path}"
 
     def _once(self, call: Callable[[], _T]) -> _T:
-        return within(_SECONDS, self._cancelled, call)
+        return within(_PART_SECONDS, self._cancelled, call)
 
-    def _tried(self, doing: str, call: Callable[[], _T]) -> _T:
-        return self._again(doing, lambda: self._once(call))
+    def _tried(self, doing: str, call: Callable[[], _T], seconds: float) -> _T:
+        return self._again(doing, lambda: within(seconds, self._cancelled, call))
 
     def _again(self, doing: str, work: Callable[[], _T]) -> _T:
         """Do it, some times at most. fsspec's file systems raise whatever the libraries below them do."""
-        wait = _BACKOFF
+        wait, last = _BACKOFF, time.monotonic() + _PATIENCE
         for left in reversed(range(_ATTEMPTS)):
             try:
                 return work()
             except MbuildError:
                 raise
             except Exception as error:
-                if not left or _is_final(error):
+                if not left or time.monotonic() >= last or _is_final(error):
                     raise self._told(doing, error) from error
             if self._cancelled.wait(wait):
                 raise InterruptedBuildError
