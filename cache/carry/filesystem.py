@@ -39,7 +39,9 @@ _CLEANING = 10.0
 """Seconds for giving up an upload."""
 _LEFTOVERS = 24 * 3600.0
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "tos", "memory"})
-"""They show an object when it is whole, and have no folders to be made."""
+"""They show an object that is written in one request when it is whole, and have no folders to be made."""
+_COMMITTING = frozenset({"s3", "s3a", "gs", "gcs", "memory"})
+"""And so one that is written in parts: their libraries let an upload be given up."""
 _FINAL = (
     TimeoutError,
     FileNotFoundError,
@@ -140,14 +142,14 @@ class RemoteFiles:
             with open_blob() as source:
                 copy_checked(source, sink, digest, size, self._cancelled)
 
-        if not self._protocols & _OBJECT_STORES:
-            self._moved_into_place(path, fill)
-        elif size <= PART:
+        if size <= PART and self._protocols & _OBJECT_STORES:
             parts: list[bytes] = []
             fill(parts.append)
             self.write(path, b"".join(parts))
-        else:
+        elif self._protocols & _COMMITTING:
             self._again(f"writing {path}", lambda: self._in_parts(path, size, fill))
+        else:
+            self._moved_into_place(path, fill)
 
     def remove(self, path: str) -> None:
         """Remove a file, unless it is gone."""
