@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,19 +20,16 @@ def s3_endpoint() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def s3_options(s3_endpoint: str) -> dict[str, str]:
     return {"endpoint_url": s3_endpoint, "key": "somebody", "secret": "anything"}
 
 
-@pytest.fixture
-def make_bucket(s3_options: dict[str, str]) -> Callable[[], str]:
-    """Makes a bucket; gives its name."""
+@pytest.fixture(scope="session")
+def s3_bucket(s3_options: dict[str, str]) -> str:
+    """A bucket for all: take a folder of your own."""
     import s3fs
 
-    def make() -> str:
-        name = f"bucket-{uuid.uuid4().hex}"
-        s3fs.S3FileSystem(**s3_options, skip_instance_cache=True).mkdir(name)
-        return name
-
-    return make
+    name = f"bucket-{uuid.uuid4().hex}"
+    s3fs.S3FileSystem(**s3_options, skip_instance_cache=True).mkdir(name)
+    return name

@@ -215,26 +215,25 @@ def test_a_large_blob_goes_and_comes_in_parts(monkeypatch: pytest.MonkeyPatch, f
         assert [len(part) for part in parts] == [1 << 20, 1 << 20, 1 << 20, (1 << 19) + 1]
 
 
-def test_s3_takes_a_large_blob_in_parts(make_bucket: Callable[[], str], s3_options: dict[str, str]) -> None:
-    place = ObjectCache(f"s3://{make_bucket()}/cache", s3_options)
+def test_s3_takes_a_large_blob_in_parts(s3_bucket: str, s3_options: dict[str, str]) -> None:
+    place = ObjectCache(f"s3://{s3_bucket}/large", s3_options)
     content = random.Random(2).randbytes(2 * filesystem.PART + 7)
     assert send(place, content)
     assert not send(place, content)
     assert fetched(place, content) == content
 
 
-def test_s3_has_nothing_of_a_large_blob_that_failed(make_bucket: Callable[[], str], s3_options: dict[str, str]) -> None:
+def test_s3_has_nothing_of_a_large_blob_that_failed(s3_bucket: str, s3_options: dict[str, str]) -> None:
     import s3fs
 
-    bucket = make_bucket()
-    place = ObjectCache(f"s3://{bucket}/cache", s3_options)
+    place = ObjectCache(f"s3://{s3_bucket}/failed", s3_options)
     content = bytes(2 * filesystem.PART + 7)
     with pytest.raises(UntrustedDataError):
         place.send(digest_of(b"other"), len(content), GZIP, lambda: io.BytesIO(content))
     assert not place.has(digest_of(b"other"), len(content))
     system = s3fs.S3FileSystem(**s3_options, skip_instance_cache=True)
-    assert system.find(bucket) == []
-    assert not system.call_s3("list_multipart_uploads", Bucket=bucket).get("Uploads")
+    assert system.find(f"{s3_bucket}/failed") == []
+    assert not system.call_s3("list_multipart_uploads", Bucket=s3_bucket).get("Uploads")
 
 
 def test_s3_says_that_there_is_no_such_bucket(s3_options: dict[str, str]) -> None:

@@ -31,9 +31,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
             return lambda: ObjectCache(url, {})
         case "file":
             return lambda: ObjectCache(f"file://{tmp_path}/cache", {})
-    bucket = request.getfixturevalue("make_bucket")()
-    options = request.getfixturevalue("s3_options")
-    return lambda: ObjectCache(f"s3://{bucket}/some/folder", options)
+    bucket = request.getfixturevalue("s3_bucket")
+    # It remembers nothing of the index, and a client of its own for each takes half a second.
+    once = ObjectCache(f"s3://{bucket}/{uuid.uuid4().hex}", request.getfixturevalue("s3_options"))
+    return lambda: once
 
 
 def test_where_nothing_is_an_empty_index_is_read(place: Open) -> None:
