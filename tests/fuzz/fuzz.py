@@ -7,7 +7,7 @@ import sys
 import atheris
 
 # What is imported in here is instrumented: the fuzzer sees which of its branches an input takes.
-with atheris.instrument_imports(include=["machinefile"]):
+with atheris.instrument_imports(include=["machinefile", "cache.carry"]):
     from targets import TARGETS
 
 

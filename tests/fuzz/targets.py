@@ -1,14 +1,17 @@
-"""What is fuzzed: bytes in, an assertion or an exception out when the language breaks a promise.
+"""What is fuzzed: bytes in, an assertion or an exception out when a promise is broken.
 
-Every target takes any bytes. A promise is: nothing but MachinefileError (or ExpansionError) is raised; what is printed
-parses to the same; a place that is reported lies in the file.
+Every target takes any bytes. A promise is: nothing but MachinefileError (or ExpansionError, UntrustedDataError) is
+raised; what is printed parses to the same; a place that is reported lies in the file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
-from machinefile.errors import MachinefileError
+from cache.carry.artifact import manifest_of, pack_index, parse_artifact, unpack_index
+from cache.carry.index import parse_index
+from machinefile.errors import MachinefileError, UntrustedDataError
 from machinefile.expansion import ExpansionError, expand, expand_document
 from machinefile.ignore import IgnoreRules
 from machinefile.imageconfig import ImageConfig
@@ -143,9 +146,27 @@ def fuzz_resolve(data: bytes) -> None:
     assert resolved or found.problems
 
 
+def fuzz_index(data: bytes) -> None:
+    """What others say is in a cache is refused, or is an index that can be signed, written, and read as it was."""
+    for read in (unpack_index, parse_artifact):
+        with suppress(UntrustedDataError):
+            read(data, "it")
+    try:
+        index = parse_index(data, "it")
+    except UntrustedDataError:
+        return
+    assert parse_index(index.to_json(), "it") == index
+    assert index.trimmed().trimmed() == index.trimmed()
+    assert parse_artifact(manifest_of(index, pack_index(index)), "it").size
+    for one in (*index.entries.values(), *index.mounts.values()):
+        assert one.payload()
+    assert all(size >= 0 for size in index.blobs().values())
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "parse": fuzz_parse,
     "expand": fuzz_expand,
     "ignore": fuzz_ignore,
     "resolve": fuzz_resolve,
+    "index": fuzz_index,
 }
