@@ -5,15 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from cache.carry.place import CachePlace
 from cache.results import StepResult
 from cache.store import Store
 from engine.bases import Bases
 from engine.build import Build
 from engine.capacity import BoundedSandbox, Capacity, default_jobs
+from engine.carry.carried import CarriedResults
+from engine.carry.sources import OpenTrust, RemoteCaches
+from engine.carry.spec import CacheSource
 from engine.context import BuildContext, Context
 from engine.debug import Inside, Spot
 from engine.events import BuildEnded, Note, Observer, WarningRaised
@@ -24,7 +28,7 @@ from engine.layerstore import LayerStore
 from engine.lazysandbox import LazySandbox
 from engine.lookup import Results
 from engine.output.image import BuiltImage, assemble
-from engine.output.index import Built, gather
+from engine.output.index import Built, gather, is_whole
 from engine.output.spec import OutputSpec, OutputType
 from engine.plan import Plan, make_plan
 from engine.platforms import for_each
@@ -35,11 +39,13 @@ from engine.request import BuildRequest
 from engine.secrets import SHORTEST
 from engine.sshagent import check_agents, open_agents
 from engine.steps.provisions import Provisions
+from engine.supply import LayerSupply, LostLayerError
 from engine.support import check_supported
 from engine.vm.execution import Sandbox
 from machinefile.errors import UsageError
 from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
+from machinefile.platform import Platform
 from machinefile.resolve import base_references
 from machinefile.steps import BuildGraph, From, Snapshot
 
@@ -47,16 +53,26 @@ if TYPE_CHECKING:
     from engine.machines.make import MachineMaker
     from engine.output.outputs import Push
 
+_MOST_LOST = 3
+"""Layers that other caches may promise in vain before none of them is believed any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     """A plan, and where what it speaks of can be had."""
 
+    graphs: tuple[tuple[Platform, BuildGraph], ...]
+    """What the plan was made from."""
     plan: Plan
     bases: Bases
     contexts: Mapping[str, BuildContext]
     remotes: Remotes
+    carried: CarriedResults
     results: Results
+
+    def replanned(self, store: Store) -> _Prepared:
+        """With a plan of what can be used now."""
+        return replace(self, plan=_plan(self.graphs, self.bases, self.contexts, store, self.results))
 
 
 @dataclass
@@ -73,13 +89,18 @@ class Driver:
     """Brings an image of the store into registries under names."""
     machines: Callable[[], MachineMaker] | None = None
     """Makes what makes machines, when one is to be made."""
+    open_source: Callable[[CacheSource], CachePlace] | None = None
+    """Opens a cache to be read."""
+    open_trust: OpenTrust | None = None
+    """Reads the keys that a cache's entries must be signed with."""
 
     def plan(self, request: BuildRequest) -> Plan:
         """Resolve the Machinefile and every key. Starts nothing, pulls no layers.
 
         Raises MachinefileError, UsageError, TransferError.
         """
-        return self._prepare(request, refuse=False).plan
+        with closing(self._caches(request)) as caches:
+            return self._prepare(request, caches, refuse=False).plan
 
     def build(self, request: BuildRequest) -> BuildReport:
         """Build, keep the image under its names, write the outputs.
@@ -88,22 +109,32 @@ class Driver:
         """
         begun = time.monotonic()
         self._check(request)
-        prepared = self._prepare(request, refuse=True)
-        plan = prepared.plan
-        self._check_secrets(request, plan)
-        with self._building(request, prepared) as (build, layers, sandbox):
-            results = build.run()
-        built = self._finish(request, plan, results, layers)
-        run = len(build.run_steps)
+        with closing(self._caches(request)) as caches:
+            prepared = self._prepare(request, caches, refuse=True)
+            run: set[str] = set()
+            restores = 0
+            built: Built | None = None
+            while built is None:
+                plan = prepared.plan
+                self._check_secrets(request, plan)
+                with self._building(request, prepared) as (build, layers, supply, sandbox):
+                    try:
+                        results = build.run(whole=not _only_pushed(request, plan))
+                        built = self._finish(request, plan, results, layers, supply)
+                        build.keep_fetched()
+                    except LostLayerError as lost:
+                        prepared = self._without(lost, prepared)
+                    run |= build.run_steps
+                    restores += sandbox.starts
         seconds = time.monotonic() - begun
-        hit = len(plan.counted()) - run
+        hit = len(plan.counted()) - len(run)
         shown = tuple(Reference.parse(name).short for name in request.names)
-        self.observer(BuildEnded(built.digest, shown, hit, run, seconds))
+        self.observer(BuildEnded(built.digest, shown, hit, len(run), seconds))
         images = tuple(
             ImageReport(platform, image.digest, image.manifest.config.digest)
             for platform, image in zip(plan.platforms, built.images, strict=True)
         )
-        return BuildReport(built.digest, images, hit, run, sandbox.starts, seconds)
+        return BuildReport(built.digest, images, hit, len(run), restores, seconds)
 
     def _check(self, request: BuildRequest) -> None:
         """Refuse what can be seen to fail before anything is looked up."""
@@ -126,19 +157,55 @@ class Driver:
 
         Raises as `build`.
         """
-        prepared = self._prepare(request, refuse=True)
-        spot = find(prepared.plan)
-        with self._building(request, prepared) as (build, layers, sandbox):
-            plan = prepared.plan
-            pulled = all(plan.base_of(goal).is_stored(self.store) for goal in spot.goals)
-            if plan.to_run(spot.goals) or not pulled:
-                build.run(spot.goals)
-            below = build.layers_of(spot.on)
-            yield Inside(spot.run, below, layers, sandbox, build.mounts, build.provisions)
+        with closing(self._caches(request)) as caches:
+            prepared: _Prepared | None = self._prepare(request, caches, refuse=True)
+            while prepared is not None:
+                spot = find(prepared.plan)
+                with self._building(request, prepared) as (build, layers, _, sandbox):
+                    try:
+                        if not build.is_here(spot.goals):
+                            build.run(spot.goals)
+                            build.keep_fetched()
+                        below = build.layers_of(spot.on)
+                    except LostLayerError as lost:
+                        prepared = self._without(lost, prepared)
+                        continue
+                    prepared = None
+                    yield Inside(spot.run, below, layers, sandbox, build.mounts, build.provisions)
+
+    def _caches(self, request: BuildRequest) -> RemoteCaches:
+        """The caches elsewhere that the build may use. An empty store misses everything: they are read at once then,
+        else when the first result is missing."""
+        open_source = self.open_source
+        if request.cache_from and open_source is None:
+            raise UsageError("there is nothing here to read other caches with", code="cache-unsupported")
+        caches = RemoteCaches(
+            request.cache_from if open_source is not None else (),
+            open_source or _no_source,
+            self.observer,
+            self.cancelled,
+            open_trust=self.open_trust,
+        )
+        if request.cache.use and self.store.blobs.is_empty():
+            caches.begin()
+        return caches
+
+    def _without(self, lost: LostLayerError, prepared: _Prepared) -> _Prepared:
+        """A plan that does not count on a layer of another cache; on none, after a few that were lost."""
+        caches = prepared.carried.caches
+        caches.exclude(lost.digest)
+        message = f"a layer of another cache cannot be used, and is made anew: {lost.message}"
+        self.observer(WarningRaised(message, lost.code))
+        if caches.excluded > _MOST_LOST:
+            caches.exclude_all()
+        return prepared.replanned(self.store)
 
     @contextmanager
-    def _building(self, request: BuildRequest, prepared: _Prepared) -> Iterator[tuple[Build, LayerStore, Sandbox]]:
+    def _building(
+        self, request: BuildRequest, prepared: _Prepared
+    ) -> Iterator[tuple[Build, LayerStore, LayerSupply, Sandbox]]:
         layers = LayerStore(self.store, prepared.bases, guard=request.secrets.guard, cancelled=self.cancelled)
+        supply = LayerSupply(self.store, prepared.bases.blobs, layers, prepared.carried, self.cancelled)
         sandbox = BoundedSandbox(LazySandbox(self.sandbox), Capacity.of_host())
         with open_agents(request.ssh, prepared.plan.graphs, self.store.folder) as agents:
             build = Build(
@@ -149,15 +216,16 @@ class Driver:
                 sandbox,
                 prepared.contexts,
                 prepared.remotes,
+                supply,
                 self.observer,
                 self.cancelled,
                 results=prepared.results,
                 jobs=request.jobs or default_jobs(),
                 provisions=Provisions(request.egress, agents, request.secrets, request.step_timeout),
             )
-            yield build, layers, sandbox
+            yield build, layers, supply, sandbox
 
-    def _prepare(self, request: BuildRequest, *, refuse: bool) -> _Prepared:
+    def _prepare(self, request: BuildRequest, caches: RemoteCaches, *, refuse: bool) -> _Prepared:
         """Everything that is known before a step runs, for all platforms. `refuse` what cannot be carried out."""
         wanted = request.for_each_platform()
         bases = Bases(self.store, self.source, self.observer, self.cancelled, image_names(request.contexts))
@@ -171,17 +239,15 @@ class Driver:
             check_supported([graph for graph, _ in resolved], host_network=request.egress.host_network)
             for graph, _ in resolved:
                 check_agents(graph, request.ssh)
-        graphs = [remotes.pinned(graph) for graph, _ in resolved]
-        results = Results(self.store, request.cache)
-        plans = for_each(graphs, lambda graph: self._plan(graph, bases, contexts, results))
-        return _Prepared(join_plans(list(zip(wanted, plans, strict=True))), bases, contexts, remotes, results)
+        graphs = tuple((platform, remotes.pinned(graph)) for platform, (graph, _) in zip(wanted, resolved, strict=True))
+        bases.blobs.add(caches)
+        carried = CarriedResults(self.store, caches)
+        results = Results(self.store, request.cache, carried)
+        plan = _plan(graphs, bases, contexts, self.store, results)
+        return _Prepared(graphs, plan, bases, contexts, remotes, carried, results)
 
     def _resolve(self, request: BuildRequest, options: BuildOptions, bases: Bases) -> tuple[BuildGraph, LintResult]:
         return resolve_and_lint(request.machinefile, options, bases.lookup, request.ignore.prunes)
-
-    def _plan(self, graph: BuildGraph, bases: Bases, contexts: Mapping[str, BuildContext], results: Results) -> Plan:
-        by_step = {step.id: bases.get(step.operation.base) for step in graph.steps if isinstance(step.operation, From)}
-        return make_plan(graph, by_step, contexts, self.store, results)
 
     def _check_secrets(self, request: BuildRequest, plan: Plan) -> None:
         secrets = request.secrets
@@ -203,7 +269,14 @@ class Driver:
         for warning in dict.fromkeys(warnings):
             self.observer(warning)
 
-    def _finish(self, request: BuildRequest, plan: Plan, results: Sequence[StepResult], layers: LayerStore) -> Built:
+    def _finish(
+        self,
+        request: BuildRequest,
+        plan: Plan,
+        results: Sequence[StepResult],
+        layers: LayerStore,
+        supply: LayerSupply,
+    ) -> Built:
         """Put the images together, and behind an index if there are several; name them and write them out."""
         images = [
             assemble(
@@ -214,12 +287,12 @@ class Driver:
                 request.annotations,
                 platform,
                 self.cancelled,
+                supply,
             )
             for platform, graph, result in zip(plan.platforms, plan.graphs, results, strict=True)
         ]
         built = gather(images, request.annotations, self.store)
-        for name in request.names:
-            built.keep(name, self.store)
+        self._keep(request, built)
         self._machines(request, plan, images, layers)
         outputs = tuple(output for output in request.outputs if output.type is not OutputType.MACHINE)
         if outputs:
@@ -234,8 +307,19 @@ class Driver:
                 self.observer,
                 cancelled=self.cancelled,
                 push=self.push,
+                supply=supply,
             )
         return built
+
+    def _keep(self, request: BuildRequest, built: Built) -> None:
+        """Give the image its names in the store, if all of it is there."""
+        if is_whole(built, self.store):
+            for name in request.names:
+                built.keep(name, self.store)
+        else:
+            self.observer(
+                Note("the image is pushed and not kept here: layers of it that nothing needed were not fetched")
+            )
 
     def _machines(self, request: BuildRequest, plan: Plan, images: Sequence[BuiltImage], layers: LayerStore) -> None:
         """Make the machines that SNAPSHOT or an output asks for, and write them where outputs want them."""
@@ -251,6 +335,31 @@ class Driver:
             for output in outputs:
                 self.observer(Note(f"writing {output.label}"))
                 write_out(machine, output.destination)
+
+
+def _plan(
+    graphs: Sequence[tuple[Platform, BuildGraph]],
+    bases: Bases,
+    contexts: Mapping[str, BuildContext],
+    store: Store,
+    results: Results,
+) -> Plan:
+    def one(platform_and_graph: tuple[Platform, BuildGraph]) -> tuple[Platform, Plan]:
+        platform, graph = platform_and_graph
+        roots = {step.id: bases.get(step.operation.base) for step in graph.steps if isinstance(step.operation, From)}
+        return platform, make_plan(graph, roots, contexts, store, results)
+
+    return join_plans(for_each(graphs, one))
+
+
+def _only_pushed(request: BuildRequest, plan: Plan) -> bool:
+    """Whether nothing but registries is to have the image: they may have most of it already."""
+    machines = any(graph.snapshot is not None for graph in plan.graphs)
+    return bool(request.outputs) and all(output.push for output in request.outputs) and not machines
+
+
+def _no_source(source: CacheSource) -> CachePlace:
+    raise AssertionError("no cache is to be opened")
 
 
 def _check_names(outputs: tuple[OutputSpec, ...], names: tuple[str, ...]) -> None:

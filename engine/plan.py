@@ -124,13 +124,15 @@ def make_plan(
     keys: dict[str, str] = {}
     planned: list[PlannedStep] = []
     done: dict[str, PlannedStep] = {}
+    depths: dict[str | None, int] = {None: 0}
     for step in graph.steps:
         try:
             record = record_of(step, platforms[step.id], keys.__getitem__, contexts)
         except MbuildError as error:
             raise located(error, step) from error
         keys[step.id] = record.key()
-        one = _look_up(step, platforms[step.id], record, done, bases, store, results)
+        depths[step.id] = depths[step.parent] + step.makes_layer
+        one = _look_up(step, platforms[step.id], record, done, bases, store, results, depths[step.id])
         done[step.id] = one
         planned.append(one)
     return Plan((graph,), tuple(planned), bases)
@@ -168,6 +170,7 @@ def _look_up(
     bases: Mapping[str, Base],
     store: Store,
     results: Results,
+    depth: int,
 ) -> PlannedStep:
     key = record.key()
     if isinstance(step.operation, From):
@@ -178,15 +181,19 @@ def _look_up(
         above = done[step.parent] if step.parent is not None else None
         hit = above is None or above.hit
         return PlannedStep(step, platform, record, key, hit, "changes the configuration only")
-    result = results.by_definition(step, key)
+    result = results.by_definition(step, key, depth)
     if result is not None:
-        return PlannedStep(step, platform, record, key, True, "built before", result)
+        found = results.source_of(key, result)
+        reason = f"in the cache {found.label}" if found is not None else "built before"
+        return PlannedStep(step, platform, record, key, True, reason, result)
     return PlannedStep(step, platform, record, key, False, _why_missing(step, key, done, results))
 
 
 def _why_missing(step: Step, key: str, done: Mapping[str, PlannedStep], results: Results) -> str:
     if refused := results.refused(step):
         return refused
+    if said := results.refused_elsewhere(key):
+        return said
     if results.was_made(key):
         return "built before, but its layers are gone from the store"
     for needed in (step.parent, *step.inputs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from engine.carry.spec import CacheSource
 from engine.lookup import CachePolicy
 from engine.output.annotations import NO_ANNOTATIONS, Annotations
 from engine.output.spec import OutputSpec
@@ -46,6 +47,9 @@ class BuildRequest:
     """--step-timeout: seconds that a RUN may take."""
     platforms: tuple[Platform, ...] = ()
     """--platform with several, each once: an image for each, and an index of them. Empty for that of `options`."""
+
+    cache_from: tuple[CacheSource, ...] = ()
+    """--cache-from, in that order."""
 
     def for_each_platform(self) -> dict[Platform, BuildOptions]:
         """The options of the build for each platform, in the order that was asked for."""
