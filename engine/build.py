@@ -91,6 +91,8 @@ class Build:
         goals = goals or self._plan.results
         to_run = self._plan.to_run(goals)
         missing = {planned.step.id for planned in to_run}
+        if missing:
+            self._known.look_elsewhere()
         shown = [
             planned
             for planned in self._plan.steps

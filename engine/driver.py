@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cache.carry.place import CachePlace
@@ -23,15 +23,15 @@ from engine.debug import Inside, Spot
 from engine.events import BuildEnded, Note, Observer, WarningRaised
 from engine.images.reference import Reference
 from engine.images.source import ImageSource
-from engine.joining import join_plans
 from engine.layerstore import LayerStore
 from engine.lazysandbox import LazySandbox
 from engine.lookup import Results
 from engine.output.image import BuiltImage, assemble
 from engine.output.index import Built, gather, is_whole
 from engine.output.spec import OutputSpec, OutputType
-from engine.plan import Plan, make_plan
+from engine.plan import Plan
 from engine.platforms import for_each
+from engine.prepared import Prepared, plan_all
 from engine.remote.contexts import image_names, open_contexts
 from engine.remote.remotes import Remotes
 from engine.report import BuildReport, ImageReport
@@ -45,9 +45,8 @@ from engine.vm.execution import Sandbox
 from machinefile.errors import UsageError
 from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
-from machinefile.platform import Platform
 from machinefile.resolve import base_references
-from machinefile.steps import BuildGraph, From, Snapshot
+from machinefile.steps import BuildGraph, Snapshot
 
 if TYPE_CHECKING:
     from engine.machines.make import MachineMaker
@@ -55,24 +54,6 @@ if TYPE_CHECKING:
 
 _MOST_LOST = 3
 """Layers that other caches may promise in vain before none of them is believed any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A plan, and where what it speaks of can be had."""
-
-    graphs: tuple[tuple[Platform, BuildGraph], ...]
-    """What the plan was made from."""
-    plan: Plan
-    bases: Bases
-    contexts: Mapping[str, BuildContext]
-    remotes: Remotes
-    carried: CarriedResults
-    results: Results
-
-    def replanned(self, store: Store) -> _Prepared:
-        """With a plan of what can be used now."""
-        return replace(self, plan=_plan(self.graphs, self.bases, self.contexts, store, self.results))
 
 
 @dataclass
@@ -158,7 +139,7 @@ class Driver:
         Raises as `build`.
         """
         with closing(self._caches(request)) as caches:
-            prepared: _Prepared | None = self._prepare(request, caches, refuse=True)
+            prepared: Prepared | None = self._prepare(request, caches, refuse=True)
             while prepared is not None:
                 spot = find(prepared.plan)
                 with self._building(request, prepared) as (build, layers, _, sandbox):
@@ -190,7 +171,7 @@ class Driver:
             caches.begin()
         return caches
 
-    def _without(self, lost: LostLayerError, prepared: _Prepared) -> _Prepared:
+    def _without(self, lost: LostLayerError, prepared: Prepared) -> Prepared:
         """A plan that does not count on a layer of another cache; on none, after a few that were lost."""
         caches = prepared.carried.caches
         caches.exclude(lost.digest)
@@ -202,7 +183,7 @@ class Driver:
 
     @contextmanager
     def _building(
-        self, request: BuildRequest, prepared: _Prepared
+        self, request: BuildRequest, prepared: Prepared
     ) -> Iterator[tuple[Build, LayerStore, LayerSupply, Sandbox]]:
         layers = LayerStore(self.store, prepared.bases, guard=request.secrets.guard, cancelled=self.cancelled)
         supply = LayerSupply(self.store, prepared.bases.blobs, layers, prepared.carried, self.cancelled)
@@ -225,7 +206,7 @@ class Driver:
             )
             yield build, layers, supply, sandbox
 
-    def _prepare(self, request: BuildRequest, caches: RemoteCaches, *, refuse: bool) -> _Prepared:
+    def _prepare(self, request: BuildRequest, caches: RemoteCaches, *, refuse: bool) -> Prepared:
         """Everything that is known before a step runs, for all platforms. `refuse` what cannot be carried out."""
         wanted = request.for_each_platform()
         bases = Bases(self.store, self.source, self.observer, self.cancelled, image_names(request.contexts))
@@ -242,9 +223,9 @@ class Driver:
         graphs = tuple((platform, remotes.pinned(graph)) for platform, (graph, _) in zip(wanted, resolved, strict=True))
         bases.blobs.add(caches)
         carried = CarriedResults(self.store, caches)
-        results = Results(self.store, request.cache, carried)
-        plan = _plan(graphs, bases, contexts, self.store, results)
-        return _Prepared(graphs, plan, bases, contexts, remotes, carried, results)
+        results = Results(self.store, request.cache, carried if request.cache_from else None)
+        plan = plan_all(graphs, bases, contexts, self.store, results)
+        return Prepared(graphs, plan, bases, contexts, remotes, carried, results)
 
     def _resolve(self, request: BuildRequest, options: BuildOptions, bases: Bases) -> tuple[BuildGraph, LintResult]:
         return resolve_and_lint(request.machinefile, options, bases.lookup, request.ignore.prunes)
@@ -335,21 +316,6 @@ class Driver:
             for output in outputs:
                 self.observer(Note(f"writing {output.label}"))
                 write_out(machine, output.destination)
-
-
-def _plan(
-    graphs: Sequence[tuple[Platform, BuildGraph]],
-    bases: Bases,
-    contexts: Mapping[str, BuildContext],
-    store: Store,
-    results: Results,
-) -> Plan:
-    def one(platform_and_graph: tuple[Platform, BuildGraph]) -> tuple[Platform, Plan]:
-        platform, graph = platform_and_graph
-        roots = {step.id: bases.get(step.operation.base) for step in graph.steps if isinstance(step.operation, From)}
-        return platform, make_plan(graph, roots, contexts, store, results)
-
-    return join_plans(for_each(graphs, one))
 
 
 def _only_pushed(request: BuildRequest, plan: Plan) -> bool:

@@ -30,9 +30,10 @@ class Results:
     """The results that one build may use, wherever they are."""
 
     def __init__(self, store: Store, policy: CachePolicy | None = None, carried: CarriedResults | None = None) -> None:
-        """`carried` has those of other caches, which count after our own."""
+        """`carried` has those of other caches, which count after our own once `look_elsewhere` was called."""
         self._store = store
         self._carried = carried
+        self._elsewhere = False
         self._policy = policy or CachePolicy()
         self._begun = time.time()
         self._made: set[str] = set()
@@ -40,6 +41,11 @@ class Results:
     def refused(self, step: Step) -> str:
         """Why no result from before this build is used for a step, in words; empty when one may be."""
         return self._policy.refuses(step)
+
+    def look_elsewhere(self) -> bool:
+        """From now on, ask other caches too; False if there are none, or they are asked already."""
+        before, self._elsewhere = self._elsewhere, self._carried is not None
+        return self._elsewhere and not before
 
     def by_definition(self, step: Step, key: str, depth: int = 0) -> StepResult | None:
         """The result under a definition key; `depth` is which step since FROM it is, if that is known."""
@@ -55,7 +61,7 @@ class Results:
         """What is here, then what is elsewhere: its layers may not be here yet."""
         if (here := self._store.result(kind, key)) is not None:
             yield here
-        if self._carried is not None:
+        if self._carried is not None and self._elsewhere:
             yield from self._carried.by_definition(key, depth) if kind is Kind.RESULT else self._carried.by_content(key)
 
     def source_of(self, key: str, result: StepResult) -> Found | None:
@@ -64,7 +70,7 @@ class Results:
 
     def refused_elsewhere(self, key: str) -> str:
         """Why a result that another cache has under a definition key is not used, in words; empty for none."""
-        return self._carried.caches.refusal(key) if self._carried is not None else ""
+        return self._carried.caches.refusal(key) if self._carried is not None and self._elsewhere else ""
 
     def made_now(self, key: str) -> None:
         """This build made the result under that definition key: it counts from now on, whatever the policy says."""

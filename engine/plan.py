@@ -116,26 +116,33 @@ class Plan:
 def make_plan(
     graph: BuildGraph, bases: Mapping[str, Base], contexts: Mapping[str, HashedTree], store: Store, results: Results
 ) -> Plan:
-    """Compute every key and look each one up. Reads the context and the index; runs nothing.
+    """Compute every key and look each one up: in other caches only if something needed is missing here. Reads the
+    context and the index; runs nothing.
 
     Raises MachinefileError when the context lacks a file, with the instruction's place.
     """
     platforms = step_platforms(graph)
     keys: dict[str, str] = {}
-    planned: list[PlannedStep] = []
-    done: dict[str, PlannedStep] = {}
-    depths: dict[str | None, int] = {None: 0}
+    records: dict[str, Record] = {}
     for step in graph.steps:
         try:
             record = record_of(step, platforms[step.id], keys.__getitem__, contexts)
         except MbuildError as error:
             raise located(error, step) from error
         keys[step.id] = record.key()
-        depths[step.id] = depths[step.parent] + step.makes_layer
-        one = _look_up(step, platforms[step.id], record, done, bases, store, results, depths[step.id])
-        done[step.id] = one
-        planned.append(one)
-    return Plan((graph,), tuple(planned), bases)
+        records[step.id] = record
+
+    def looked_up() -> Plan:
+        done: dict[str, PlannedStep] = {}
+        depths: dict[str | None, int] = {None: 0}
+        for step in graph.steps:
+            depths[step.id] = depths[step.parent] + step.makes_layer
+            depth = depths[step.id]
+            done[step.id] = _look_up(step, platforms[step.id], records[step.id], done, bases, store, results, depth)
+        return Plan((graph,), tuple(done.values()), bases)
+
+    plan = looked_up()
+    return looked_up() if plan.to_run() and results.look_elsewhere() else plan
 
 
 def waits_for(step_id: str) -> str:

@@ -12,6 +12,8 @@ from engine.carry.sources import Found, RemoteCaches
 from engine.images import mediatype
 from engine.layers.limits import LayerLimits
 
+Steps = tuple[Layer | None, ...]
+
 _LAYER_TYPES = frozenset({mediatype.OCI_LAYER, mediatype.OCI_LAYER_GZIP, mediatype.OCI_LAYER_ZSTD})
 
 
@@ -30,14 +32,18 @@ class CarriedResults:
     def by_definition(self, key: str, depth: int) -> Iterator[StepResult]:
         """The results under a definition key of a step that is the `depth`th since FROM; 0 for any."""
         for found in self.caches.by_definition(key):
-            if found.entry.result.steps and depth in (0, len(found.entry.result.steps)):
-                yield from self._taken(key, found)
+            steps = found.entry.result.steps
+            if steps and depth in (0, len(steps)) and self._acceptable(steps):
+                result = self._taken(found, steps)
+                self._given[key] = found, result
+                yield result
 
     def by_content(self, key: str) -> Iterator[StepResult]:
-        """The results under a content key."""
+        """The last steps of the results under a content key."""
         for found in self.caches.by_content(key):
-            if found.entry.result.steps:
-                yield from self._taken("", found)
+            steps = found.entry.result.steps[-1:]
+            if steps and self._acceptable(steps):
+                yield self._taken(found, steps)
 
     def source_of(self, key: str, result: StepResult) -> Found | None:
         """Where a result under a definition key came from; None for one that is no other cache's."""
@@ -53,18 +59,16 @@ class CarriedResults:
         with self._lock:
             self._waiting.discard(layer)
 
-    def _taken(self, key: str, found: Found) -> Iterator[StepResult]:
+    def _acceptable(self, steps: Steps) -> bool:
+        layers = [layer for layer in steps if layer is not None]
+        return all(layer.size <= self._limits.max_bytes and layer.media_type in _LAYER_TYPES for layer in layers)
+
+    def _taken(self, found: Found, steps: Steps) -> StepResult:
         """The result, with the layers that are here already as they are here."""
-        layers = [layer for layer in found.entry.result.layers if not self._plain(layer)]
-        if any(layer.size > self._limits.max_bytes or layer.media_type not in _LAYER_TYPES for layer in layers):
-            return
+        taken = tuple(layer and (self._plain(layer) or layer) for layer in steps)
         with self._lock:
-            self._waiting.update(layers)
-        steps = tuple(step and (self._plain(step) or step) for step in found.entry.result.steps)
-        result = replace(found.entry.result, steps=steps)
-        if key:
-            self._given[key] = found, result
-        yield result
+            self._waiting.update(layer for layer in taken if layer is not None and layer in steps)
+        return replace(found.entry.result, steps=taken)
 
     def _plain(self, layer: Layer) -> Layer | None:
         """The layer as this store would have made it, if it did. A blob that merely has that name may be anything: one

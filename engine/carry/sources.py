@@ -84,15 +84,15 @@ class RemoteCaches:
         InterruptedBuildError."""
         for cache in self._loaded():
             entry = cache.index.entries.get(key)
-            if entry is not None and self._counts(cache, entry):
+            if entry is not None and self._counts(cache, entry, entry.result.steps):
                 yield Found(entry, cache.label)
 
     def by_content(self, key: str) -> Iterator[Found]:
-        """The entries under a content key. Raises as `by_definition`."""
+        """The entries under a content key: only their last step is asked for. Raises as `by_definition`."""
         for cache in self._loaded():
-            yield from (
-                Found(entry, cache.label) for entry in cache.by_content.get(key, ()) if self._counts(cache, entry)
-            )
+            for entry in cache.by_content.get(key, ()):
+                if self._counts(cache, entry, entry.result.steps[-1:]):
+                    yield Found(entry, cache.label)
 
     def refusal(self, key: str) -> str:
         """Why an entry under a definition key is not used though it is there, in words; empty when there is none."""
@@ -102,7 +102,7 @@ class RemoteCaches:
                 continue
             if not cache.trusts(entry):
                 return f"in the cache {cache.label}, but not signed by a trusted key"
-            if not self._counts(cache, entry):
+            if not self._counts(cache, entry, entry.result.steps):
                 return f"in the cache {cache.label}, but not all of its layers can be had"
         return ""
 
@@ -133,8 +133,8 @@ class RemoteCaches:
         for reading in self._readings:
             reading.leave()
 
-    def _counts(self, cache: _Cache, entry: CacheEntry) -> bool:
-        if self._off or any(layer.digest in self._bad for layer in entry.result.layers):
+    def _counts(self, cache: _Cache, entry: CacheEntry, steps: Sequence[Layer | None]) -> bool:
+        if self._off or any(layer is not None and layer.digest in self._bad for layer in steps):
             return False
         return cache.trusts(entry)
 
