@@ -52,6 +52,15 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         help="write what the steps reached over the network into a file, as JSON lines",
     )
     parser.add_argument("--push", action="store_true", help="push the image under its names: -o type=image,push=true")
+    parser.add_argument("--load", action="store_true", help="keep the image in the store: done without it, too")
+    parser.add_argument(
+        "--cache-to",
+        action="append",
+        default=[],
+        metavar="type=registry,ref=NAME[,mode=max]",
+        help="send the results of steps there when the build is done: a registry, a folder (type=local,dest=), an "
+        "object store (s3://), the image itself (type=inline)",
+    )
     parser.add_argument(
         "--annotation",
         action="append",

@@ -1,0 +1,1 @@
+"""Caches that travel, as builds use them: which, what goes into them, what comes out."""
