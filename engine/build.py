@@ -107,6 +107,11 @@ class Build:
         carry_out(jobs, self._jobs, self._cancelled)
         return tuple(self._results[step_id] for step_id in goals)
 
+    @property
+    def results(self) -> Mapping[str, StepResult]:
+        """What is known of the results of steps, by their ids: those that were looked up, and those that were made."""
+        return self._results
+
     def _below(self, goals: Sequence[str]) -> set[str]:
         """Those steps and all that they stand on."""
         found: set[str] = set()

@@ -14,6 +14,7 @@ from cache.store import Store
 from engine.bases import Bases
 from engine.build import Build
 from engine.capacity import BoundedSandbox, Capacity, default_jobs
+from engine.carry.spec import CacheSource, CacheTarget
 from engine.context import BuildContext, Context
 from engine.debug import Inside, Spot
 from engine.events import BuildEnded, Note, Observer, WarningRaised
@@ -44,6 +45,8 @@ from machinefile.resolve import base_references
 from machinefile.steps import BuildGraph, From, Snapshot
 
 if TYPE_CHECKING:
+    from cache.carry.place import CachePlace
+    from engine.carry.export import Exporter, ExportReport, OpenTarget
     from engine.machines.make import MachineMaker
     from engine.output.outputs import Push
 
@@ -73,6 +76,10 @@ class Driver:
     """Brings an image of the store into registries under names."""
     machines: Callable[[], MachineMaker] | None = None
     """Makes what makes machines, when one is to be made."""
+    open_source: Callable[[CacheSource], CachePlace] | None = None
+    """Opens what --cache-from names."""
+    open_target: Callable[[CacheTarget], OpenTarget] | None = None
+    """Opens what --cache-to names, with who signs what goes there."""
 
     def plan(self, request: BuildRequest) -> Plan:
         """Resolve the Machinefile and every key. Starts nothing, pulls no layers.
@@ -82,10 +89,15 @@ class Driver:
         return self._prepare(request, refuse=False).plan
 
     def build(self, request: BuildRequest) -> BuildReport:
-        """Build, keep the image under its names, write the outputs.
+        """Build, keep the image under its names, write the outputs, send the cache where it is to go.
 
-        Raises MbuildError; what was finished before stays in the store.
+        Raises MbuildError; what was finished before stays in the store. A cache that could not be sent is no error
+        here: the report has it.
         """
+        with self._exporter(request) as exporter:
+            return self._build(request, exporter)
+
+    def _build(self, request: BuildRequest, exporter: Exporter | None) -> BuildReport:
         begun = time.monotonic()
         self._check(request)
         prepared = self._prepare(request, refuse=True)
@@ -94,6 +106,7 @@ class Driver:
         with self._building(request, prepared) as (build, layers, sandbox):
             results = build.run()
         built = self._finish(request, plan, results, layers)
+        exports = self._export(exporter, prepared, build)
         run = len(build.run_steps)
         seconds = time.monotonic() - begun
         hit = len(plan.counted()) - run
@@ -103,7 +116,27 @@ class Driver:
             ImageReport(platform, image.digest, image.manifest.config.digest)
             for platform, image in zip(plan.platforms, built.images, strict=True)
         )
-        return BuildReport(built.digest, images, hit, run, sandbox.starts, seconds)
+        return BuildReport(built.digest, images, hit, run, sandbox.starts, seconds, exports)
+
+    @contextmanager
+    def _exporter(self, request: BuildRequest) -> Iterator[Exporter | None]:
+        """What sends the cache, opened before anything runs: a key or a package that is not there is told then."""
+        if not request.cache_to:
+            yield None
+            return
+        if self.open_target is None:
+            raise UsageError("there is nothing here to send a cache with", code="cache-unsupported")
+        from engine.carry.export import open_exporter
+
+        with open_exporter(request.cache_to, self.open_target, self.store, self.observer, self.cancelled) as exporter:
+            yield exporter
+
+    def _export(self, exporter: Exporter | None, prepared: _Prepared, build: Build) -> ExportReport | None:
+        if exporter is None:
+            return None
+        from engine.carry.outcome import BuildOutcome
+
+        return exporter.export(BuildOutcome(prepared.plan, build.results), prepared.bases.pull)
 
     def _check(self, request: BuildRequest) -> None:
         """Refuse what can be seen to fail before anything is looked up."""

@@ -71,9 +71,14 @@ class Compression:
     compressor: Compressor = Compressor.GZIP
     level: int = GZIP_LEVEL
 
+    @property
+    def identity(self) -> str:
+        """What decides the bytes: another release of the compressor may make others."""
+        return f"{self.compressor.value}-{self.level}-{_release(self.compressor)}"
+
     def key(self, diff_id: str) -> str:
-        """Under which the index remembers the blob: another release of the compressor may make other bytes."""
-        return f"{self.compressor.value}-{self.level}-{_release(self.compressor)}:{diff_id}"
+        """Under which the index remembers the blob."""
+        return f"{self.identity}:{diff_id}"
 
 
 DEFAULT = Compression()
@@ -117,6 +122,11 @@ def packed(
             blob = found[diff_id] = made.result()
             store.index.put(Kind.VARIANT, compression.key(diff_id), [blob.digest, blob.size])
     return tuple(one for layer in layers if (one := found[layer.diff_id]) is not None)
+
+
+def known_packing(layer: Layer, store: Store, compression: Compression = DEFAULT) -> Descriptor | None:
+    """The descriptor of a layer so compressed, if it is in the store."""
+    return _known(layer, store, compression)
 
 
 def _workers(compression: Compression) -> int:

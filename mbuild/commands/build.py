@@ -114,6 +114,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     # Standard output may be an output's bytes, which nothing may stand behind.
     if not to_stdout and not options.invoke and (options.quiet or not sys.stdout.isatty()):
         print(report.digest)
+    if report.exports is not None and report.exports.failure is not None:
+        raise report.exports.failure  # now that all else is written
     if options.invoke:
         from mbuild.commands.debug import inside, parse_invoke
 
@@ -146,6 +148,12 @@ def _metadata(report: BuildReport) -> dict[str, object]:
         "steps": {"hit": report.hit, "run": report.run, "total": report.total},
         "vm.restores": report.restores,
         "duration_s": round(report.seconds, 3),
+        "cache": {
+            "exported": [
+                {"to": one.label, "entries": one.entries, "mounts": one.mounts, "sent": one.sent}
+                for one in (report.exports.exported if report.exports is not None else ())
+            ]
+        },
     }
 
 

@@ -1,4 +1,4 @@
-"""The content keys of steps whose results are known, be they made now or found."""
+"""The content keys of steps whose results are known, be they made now or found, from their records alone."""
 
 from __future__ import annotations
 
