@@ -46,7 +46,7 @@ from machinefile.steps import BuildGraph, From, Snapshot
 
 if TYPE_CHECKING:
     from cache.carry.place import CachePlace
-    from engine.carry.export import Exporter, ExportReport, OpenTarget
+    from engine.carry.export import Exporter, ExportReport, OpenTarget, PackedMount
     from engine.machines.make import MachineMaker
     from engine.output.outputs import Push
 
@@ -134,9 +134,16 @@ class Driver:
     def _export(self, exporter: Exporter | None, prepared: _Prepared, build: Build) -> ExportReport | None:
         if exporter is None:
             return None
+        from engine.carry.mounts import MountPacker
         from engine.carry.outcome import BuildOutcome
 
-        return exporter.export(BuildOutcome(prepared.plan, build.results), prepared.bases.pull)
+        outcome = BuildOutcome(prepared.plan, build.results)
+        with MountPacker(self.store, self.cancelled) as packer:
+
+            def disks(target: CacheTarget) -> Sequence[PackedMount]:
+                return packer.wanted(target.mounts, prepared.plan, build.mounts.borrowed.values(), self.observer)
+
+            return exporter.export(outcome, prepared.bases.pull, disks)
 
     def _check(self, request: BuildRequest) -> None:
         """Refuse what can be seen to fail before anything is looked up."""
