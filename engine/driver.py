@@ -14,6 +14,7 @@ from cache.store import Store
 from engine.bases import Bases
 from engine.build import Build
 from engine.capacity import BoundedSandbox, Capacity, default_jobs
+from engine.carry.imagekeys import keys_of_image
 from engine.carry.spec import CacheSource, CacheTarget
 from engine.context import BuildContext, Context
 from engine.debug import Inside, Spot
@@ -254,6 +255,7 @@ class Driver:
                 request.annotations,
                 platform,
                 self.cancelled,
+                keys_of_image(plan, graph.result, result) if request.inline_cache else (),
             )
             for platform, graph, result in zip(plan.platforms, plan.graphs, results, strict=True)
         ]

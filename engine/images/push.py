@@ -91,7 +91,7 @@ def push_image(
         uploads.append(Upload(client.session, reference, blob, open_blob, known, observer))
     deliveries = in_parallel([upload.run for upload in uploads], PARALLEL, cancelled)
     for document in documents:
-        _put(client.session, reference, document)
+        put_manifest(client, reference, document.data, document.media_type, document.target)
     counted = Counter(deliveries)
     return Pushed(digest, counted[Delivery.THERE], counted[Delivery.MOUNTED], counted[Delivery.SENT])
 
@@ -126,11 +126,17 @@ def _read(descriptor: Descriptor, open_blob: Open) -> bytes:
     return data
 
 
-def _put(session: Session, reference: Reference, document: _Document) -> None:
-    attempts = session.attempts()
+def put_manifest(client: RegistryClient, reference: Reference, data: bytes, media_type: str, target: str) -> None:
+    """Put a manifest, all of whose blobs are there, into the registry under a tag or its digest.
+
+    Raises TransferError (`registry-unauthorized`, `registry-unreachable`, `registry-failed`, `push-refused`),
+    UntrustedDataError, InterruptedBuildError.
+    """
+    document = _Document(target, data, media_type)
+    attempts = client.session.attempts()
     while True:
         try:
-            _put_once(session, reference, document)
+            _put_once(client.session, reference, document)
             return
         except RetryableError as failure:
             attempts.failed(failure)

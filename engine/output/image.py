@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -11,13 +12,14 @@ from cache.names import NamedImage
 from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Base
+from engine.carry.inline import StepKeys, inline_document
 from engine.images import mediatype
 from engine.images.config import History, ImageConfiguration
 from engine.images.descriptor import Descriptor
 from engine.images.manifest import Manifest
 from engine.layers.entry import NORMAL_TIME
 from engine.output.annotations import NO_ANNOTATIONS, Annotations
-from engine.output.compress import packed
+from engine.output.compress import DEFAULT, packed
 from engine.output.kinds import OutputSpec
 from machinefile.platform import Platform
 from machinefile.steps import BuildGraph
@@ -93,17 +95,23 @@ def assemble(
     annotations: Annotations = NO_ANNOTATIONS,
     platform: Platform | None = None,
     cancelled: threading.Event | None = None,
+    inline: Sequence[StepKeys] = (),
 ) -> BuiltImage:
     """Write configuration, compressed layers and manifest into the store. The base's blobs are there already.
 
-    `platform` is what was asked for; the configuration says what the target's base is for. Raises as `packed`.
+    `platform` is what was asked for; the configuration says what the target's base is for. `inline` has the keys of
+    the result's steps for an image that is to be a cache too. Raises as `packed`.
     """
     platform = platform or graph.platform
+    own = packed(result.layers, store, cancelled=cancelled)
     configuration = _configuration(graph, base, result)
+    if inline:
+        document = inline_document(inline, result, len(base.layers), own, DEFAULT.identity)
+        configuration = replace(configuration, inline_cache=document)
     config = configuration.to_json()
     manifest = Manifest(
         config=Descriptor(mediatype.OCI_CONFIG, store.blobs.put(config), len(config)),
-        layers=(*(_as_kept(layer) for layer in base.layers), *packed(result.layers, store, cancelled=cancelled)),
+        layers=(*(_as_kept(layer) for layer in base.layers), *own),
         annotations=annotations.of_manifest(platform),
     )
     return _kept(
