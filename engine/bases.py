@@ -28,19 +28,6 @@ from machinefile.steps import SCRATCH, BaseImage, BaseReference
 PARALLEL = 4
 """Bases at a time."""
 
-_OCI_TYPES = {
-    "application/vnd.docker.image.rootfs.diff.tar.gzip": mediatype.OCI_LAYER_GZIP,
-    "application/vnd.docker.image.rootfs.diff.tar": mediatype.OCI_LAYER,
-    "application/vnd.docker.image.rootfs.diff.tar.zstd": mediatype.OCI_LAYER_ZSTD,
-    # Foreign layers are in our store like any other once they are pulled, and no URL goes with them.
-    "application/vnd.docker.image.rootfs.foreign.diff.tar": mediatype.OCI_LAYER,
-    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": mediatype.OCI_LAYER_GZIP,
-    "application/vnd.oci.image.layer.nondistributable.v1.tar": mediatype.OCI_LAYER,
-    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": mediatype.OCI_LAYER_GZIP,
-    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": mediatype.OCI_LAYER_ZSTD,
-}
-"""An OCI manifest lists layers by OCI's types; the bytes are the same."""
-
 
 @dataclass(frozen=True, slots=True)
 class Base:
@@ -153,7 +140,7 @@ class Bases:
         layers = []
         for found in image.layers:
             descriptor = found.descriptor
-            kind = _OCI_TYPES.get(descriptor.media_type, descriptor.media_type) or mediatype.OCI_LAYER_GZIP
+            kind = mediatype.as_oci(descriptor.media_type) or mediatype.OCI_LAYER_GZIP
             layers.append(Layer(found.diff_id, descriptor.digest, descriptor.size, kind))
             self._images[descriptor.digest] = (image, descriptor)
         return Base(image.digest, tuple(layers), image)

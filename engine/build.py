@@ -150,6 +150,11 @@ class Build:
             except LostLayerError as error:
                 self._lost[f"layers of {step_id}"] = error
 
+    @property
+    def results(self) -> Mapping[str, StepResult]:
+        """What is known of the results of steps, by their ids: those that were looked up, and those that were made."""
+        return self._results
+
     def _below(self, goals: Sequence[str]) -> set[str]:
         """Those steps and all that they stand on."""
         found: set[str] = set()

@@ -16,8 +16,9 @@ from engine.bases import Bases
 from engine.build import Build
 from engine.capacity import BoundedSandbox, Capacity, default_jobs
 from engine.carry.carried import CarriedResults
+from engine.carry.imagekeys import keys_of_image
 from engine.carry.sources import OpenTrust, RemoteCaches
-from engine.carry.spec import CacheSource
+from engine.carry.spec import CacheSource, CacheTarget
 from engine.context import BuildContext, Context
 from engine.debug import Inside, Spot
 from engine.events import BuildEnded, Note, Observer, WarningRaised
@@ -49,6 +50,8 @@ from machinefile.resolve import base_references
 from machinefile.steps import BuildGraph, Snapshot
 
 if TYPE_CHECKING:
+    from cache.carry.place import CachePlace
+    from engine.carry.export import Exporter, ExportReport, OpenTarget, PackedMount
     from engine.machines.make import MachineMaker
     from engine.output.outputs import Push
 
@@ -74,6 +77,8 @@ class Driver:
     """Opens a cache to be read."""
     open_trust: OpenTrust | None = None
     """Reads the keys that a cache's entries must be signed with."""
+    open_target: Callable[[CacheTarget], OpenTarget] | None = None
+    """Opens what --cache-to names, with who signs what goes there."""
 
     def plan(self, request: BuildRequest) -> Plan:
         """Resolve the Machinefile and every key. Starts nothing, pulls no layers.
@@ -84,10 +89,15 @@ class Driver:
             return self._prepare(request, caches, refuse=False).plan
 
     def build(self, request: BuildRequest) -> BuildReport:
-        """Build, keep the image under its names, write the outputs.
+        """Build, keep the image under its names, write the outputs, send the cache where it is to go.
 
-        Raises MbuildError; what was finished before stays in the store.
+        Raises MbuildError; what was finished before stays in the store. A cache that could not be sent is no error
+        here: the report has it.
         """
+        with self._exporter(request) as exporter:
+            return self._build(request, exporter)
+
+    def _build(self, request: BuildRequest, exporter: Exporter | None) -> BuildReport:
         begun = time.monotonic()
         self._check(request)
         with closing(self._caches(request)) as caches:
@@ -107,6 +117,7 @@ class Driver:
                         prepared = self._without(lost, prepared)
                     run |= build.run_steps
                     restores += sandbox.starts
+            exports = self._export(exporter, prepared, build)
         seconds = time.monotonic() - begun
         hit = len(plan.counted()) - len(run)
         shown = tuple(Reference.parse(name).short for name in request.names)
@@ -115,7 +126,34 @@ class Driver:
             ImageReport(platform, image.digest, image.manifest.config.digest)
             for platform, image in zip(plan.platforms, built.images, strict=True)
         )
-        return BuildReport(built.digest, images, hit, len(run), restores, seconds)
+        return BuildReport(built.digest, images, hit, len(run), restores, seconds, exports)
+
+    @contextmanager
+    def _exporter(self, request: BuildRequest) -> Iterator[Exporter | None]:
+        """What sends the cache, opened before anything runs: a key or a package that is not there is told then."""
+        if not request.cache_to:
+            yield None
+            return
+        if self.open_target is None:
+            raise UsageError("there is nothing here to send a cache with", code="cache-unsupported")
+        from engine.carry.export import open_exporter
+
+        with open_exporter(request.cache_to, self.open_target, self.store, self.observer, self.cancelled) as exporter:
+            yield exporter
+
+    def _export(self, exporter: Exporter | None, prepared: Prepared, build: Build) -> ExportReport | None:
+        if exporter is None:
+            return None
+        from engine.carry.mounts import MountPacker
+        from engine.carry.outcome import BuildOutcome
+
+        outcome = BuildOutcome(prepared.plan, build.results)
+        with MountPacker(self.store, self.cancelled) as packer:
+
+            def disks(target: CacheTarget) -> Sequence[PackedMount]:
+                return packer.wanted(target.mounts, prepared.plan, build.mounts.borrowed.values(), self.observer)
+
+            return exporter.export(outcome, prepared.bases.pull, disks)
 
     def _check(self, request: BuildRequest) -> None:
         """Refuse what can be seen to fail before anything is looked up."""
@@ -268,6 +306,7 @@ class Driver:
                 request.annotations,
                 platform,
                 self.cancelled,
+                keys_of_image(plan, graph.result, result) if request.inline_cache else (),
                 supply,
             )
             for platform, graph, result in zip(plan.platforms, plan.graphs, results, strict=True)

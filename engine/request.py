@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engine.carry.spec import CacheSource
+from engine.carry.spec import CacheSource, CacheTarget
 from engine.lookup import CachePolicy
 from engine.output.annotations import NO_ANNOTATIONS, Annotations
 from engine.output.spec import OutputSpec
@@ -47,9 +47,12 @@ class BuildRequest:
     """--step-timeout: seconds that a RUN may take."""
     platforms: tuple[Platform, ...] = ()
     """--platform with several, each once: an image for each, and an index of them. Empty for that of `options`."""
-
     cache_from: tuple[CacheSource, ...] = ()
-    """--cache-from, in that order."""
+    """--cache-from."""
+    cache_to: tuple[CacheTarget, ...] = ()
+    """--cache-to, but for `type=inline`."""
+    inline_cache: bool = False
+    """--cache-to type=inline: the image says which keys its layers have."""
 
     def for_each_platform(self) -> dict[Platform, BuildOptions]:
         """The options of the build for each platform, in the order that was asked for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -19,7 +20,23 @@ MAX_BYTES = 64 << 20
 """Of the document, decompressed."""
 MOST_ENTRIES = 20_000
 MOST_LAYERS = 10_000
-"""Different blobs: a registry's manifest that lists them has to stay below 4 MiB."""
+"""Different blobs, packs of records among them: a registry's manifest that lists them has to stay below 4 MiB."""
+MOST_MOUNTS = 1000
+MOST_STEPS = 300_000
+"""Places in results, of all entries together: with the other bounds this keeps a document below MAX_BYTES."""
+MOST_SIGNATURES = 8
+"""Of an entry."""
+
+_MOST_LISTS = 500_000
+_MOST_VALUES = 1_500_000
+"""What decides how much memory a document takes is how many values it has: so many no index within the bounds has."""
+_MOST_SECONDS = 1 << 40
+_MOST_DAYS = _MOST_SECONDS // 86400
+_MOST_SIZE = 1 << 50
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+/-]{1,127}")
+_KEY_ID = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE = re.compile(r"[A-Za-z0-9+/]{86}==")
+_MOST_ID = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +79,34 @@ class CacheIndex:
         newest = sorted(self.entries.values(), key=lambda entry: (-entry.used, entry.key))
         kept: dict[str, CacheEntry] = {}
         blobs: set[str] = set()
-        for entry in newest[:MOST_ENTRIES]:
-            wanted = {layer.digest for layer in entry.result.layers}
-            if len(blobs | wanted) <= MOST_LAYERS:
+        steps = 0
+        for entry in newest:
+            wanted = {layer.digest for layer in entry.result.layers} | ({entry.records} & self.packs.keys())
+            more = len(wanted - blobs)
+            if len(blobs) + more <= MOST_LAYERS and steps + len(entry.result.steps) <= MOST_STEPS:
                 blobs |= wanted
+                steps += len(entry.result.steps)
                 kept[entry.key] = entry
+            if len(kept) == MOST_ENTRIES:
+                break
+        mounts = sorted(self.mounts.values(), key=lambda mount: (-mount.created, mount.identity))[:MOST_MOUNTS]
         needed = {entry.records for entry in kept.values()}
+        return CacheIndex(
+            dict(sorted(kept.items())),
+            {mount.identity: mount for mount in sorted(mounts, key=lambda mount: mount.identity)},
+            {digest: pack for digest, pack in self.packs.items() if digest in needed},
+            {digest: name for digest, name in self.packings.items() if digest in blobs},
+        )
+
+    def since(self, older: CacheIndex) -> CacheIndex:
+        """What is new or changed here, with all that it needs: `older.merged` of it has everything of both."""
+        entries = {key: entry for key, entry in self.entries.items() if older.entries.get(key) != entry}
+        mounts = {name: mount for name, mount in self.mounts.items() if older.mounts.get(name) != mount}
+        needed = {entry.records for entry in entries.values()}
         packs = {digest: pack for digest, pack in self.packs.items() if digest in needed}
-        packings = {digest: name for digest, name in self.packings.items() if digest in blobs}
-        return replace(self, entries=dict(sorted(kept.items())), packs=packs, packings=packings)
+        layers = {layer.digest for entry in entries.values() for layer in entry.result.layers}
+        packings = {digest: name for digest, name in self.packings.items() if digest in layers}
+        return CacheIndex(entries, mounts, packs, packings)
 
     def only(self, wanted: Callable[[CacheEntry | CarriedMount], bool]) -> CacheIndex:
         """The entries and mounts for which `wanted` says yes."""
@@ -78,6 +114,23 @@ class CacheIndex:
             self,
             entries={key: entry for key, entry in self.entries.items() if wanted(entry)},
             mounts={identity: mount for identity, mount in self.mounts.items() if wanted(mount)},
+        )
+
+    def whole(self, there: Mapping[str, int]) -> CacheIndex:
+        """Only what has all its blobs among these (digest to size); a step may have lost its record."""
+
+        def has(digest: str, size: int) -> bool:
+            return there.get(digest) == size
+
+        return CacheIndex(
+            {
+                k: one
+                for k, one in self.entries.items()
+                if all(has(each.digest, each.size) for each in one.result.layers)
+            },
+            {identity: mount for identity, mount in self.mounts.items() if has(mount.digest, mount.size)},
+            {digest: pack for digest, pack in self.packs.items() if has(digest, pack.size)},
+            self.packings,
         )
 
     def to_json(self) -> bytes:
@@ -100,10 +153,7 @@ def parse_index(data: bytes, what: str) -> CacheIndex:
 
     Raises UntrustedDataError (`cache-invalid`, `cache-version`) for what is no index; `what` names it to the user.
     """
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        document = None
+    document = _document(data)
     match document:
         case {"version": version} if version != VERSION:
             raise UntrustedDataError(
@@ -113,13 +163,42 @@ def parse_index(data: bytes, what: str) -> CacheIndex:
             )
         case {"layers": {**layers}, "entries": {**entries}, "mounts": {**mounts}, "packs": {**packs}}:
             known = _by(lambda layer: layer.digest, (_layer(str(name), value) for name, value in layers.items()))
-            return CacheIndex(
+            index = CacheIndex(
                 _by(lambda entry: entry.key, (_entry(str(name), value, known) for name, value in entries.items())),
                 _by(lambda mount: mount.identity, (_mount(str(name), value) for name, value in mounts.items())),
                 _by(lambda pack: pack.digest, (_pack(str(name), value) for name, value in packs.items())),
                 {digest: packing for digest in known if (packing := _packing(layers[digest]))},
             )
-    raise UntrustedDataError(f"{what} is no cache of mbuild", code="cache-invalid")
+            return index.trimmed() if _too_much(index) else index
+    raise UntrustedDataError(
+        f"{what} is no cache of mbuild: its index is no such document",
+        code="cache-invalid",
+        hint="name a place that mbuild wrote a cache to",
+    )
+
+
+def _document(data: bytes) -> object:
+    """The JSON, None for what is none or would take too much memory."""
+    if len(data) > MAX_BYTES or data.count(b"{") + data.count(b"[") > _MOST_LISTS or data.count(b",") > _MOST_VALUES:
+        return None
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _too_much(index: CacheIndex) -> bool:
+    return (
+        len(index.entries) > MOST_ENTRIES
+        or len(index.mounts) > MOST_MOUNTS
+        or len(index.blobs()) > MOST_LAYERS
+        or sum(len(entry.result.steps) for entry in index.entries.values()) > MOST_STEPS
+    )
+
+
+def _whole(value: object, most: int) -> bool:
+    """Whether it is a whole number from 0 to `most`: JSON's true and false are numbers to Python."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def _by(name: Callable[[_T], str], found: Iterable[_T | None]) -> dict[str, _T]:
@@ -148,7 +227,16 @@ def _entry(key: str, value: object, layers: Mapping[str, Layer]) -> CacheEntry |
             "used": int(used),
             "records": str(records),
             "signatures": list(signatures),
-        } if is_digest(key) and is_digest(content) and all(step is None or step in layers for step in steps):
+        } if (
+            is_digest(key)
+            and is_digest(content)
+            and (is_digest(records) or not records)
+            and _whole(created, _MOST_SECONDS)
+            and _whole(used, _MOST_DAYS)
+            and not isinstance(seconds, bool)
+            and 0 <= seconds <= _MOST_SECONDS
+            and all(step is None or (isinstance(step, str) and step in layers) for step in steps)
+        ):
             result = StepResult(
                 tuple(None if step is None else layers[step] for step in steps), float(seconds), float(created)
             )
@@ -174,27 +262,38 @@ def _mount(identity: str, value: object) -> CarriedMount | None:
             "size": int(size),
             "created": int(created),
             "signatures": list(signatures),
-        } if is_digest(f"sha256:{identity}") and is_digest(digest) and size >= 0:
+        } if (
+            is_digest(f"sha256:{identity}")
+            and is_digest(digest)
+            and _whole(size, _MOST_SIZE)
+            and _whole(created, _MOST_SECONDS)
+            and len(name) <= _MOST_ID
+            and name.isprintable()
+        ):
             return CarriedMount(identity, name, digest, size, created, _signatures(signatures))
     return None
 
 
 def _layer(digest: str, value: object) -> Layer | None:
     match value:
-        case [str(diff_id), int(size), str(media_type), _] if size >= 0 and is_digest(digest) and is_digest(diff_id):
+        case [str(diff_id), int(size), str(media_type), str()] if (
+            _whole(size, _MOST_SIZE) and is_digest(digest) and is_digest(diff_id) and _MEDIA_TYPE.fullmatch(media_type)
+        ):
             return Layer(diff_id, digest, size, media_type)
     return None
 
 
 def _packing(value: object) -> str:
     match value:
-        case [_, _, _, str(packing)]:
+        case [_, _, _, str(packing)] if len(packing) <= _MOST_ID and packing.isprintable():
             return packing
     return ""
 
 
 def _pack(digest: str, size: object) -> CarriedBlob | None:
-    return CarriedBlob(digest, size) if is_digest(digest) and isinstance(size, int) and size >= 0 else None
+    if is_digest(digest) and isinstance(size, int) and _whole(size, _MOST_SIZE):
+        return CarriedBlob(digest, size)
+    return None
 
 
 def _signatures_json(signatures: Iterable[Signature]) -> list[list[str]]:
@@ -203,8 +302,8 @@ def _signatures_json(signatures: Iterable[Signature]) -> list[list[str]]:
 
 def _signatures(values: list[object]) -> tuple[Signature, ...]:
     found = []
-    for value in values[:16]:
+    for value in values[:MOST_SIGNATURES]:
         match value:
-            case [str(key_id), str(signature)]:
+            case [str(key_id), str(signature)] if _KEY_ID.fullmatch(key_id) and _SIGNATURE.fullmatch(signature):
                 found.append(Signature(key_id, signature))
     return tuple(found)

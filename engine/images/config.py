@@ -10,6 +10,9 @@ from machinefile.platform import Platform
 
 MAX_CONFIG_BYTES = 8 << 20
 
+INLINE_CACHE = "mbuild.cache.v1"
+"""The field with the keys of the image's own steps: see engine/carry/inline.py."""
+
 _INVALID = "config-invalid"
 
 
@@ -41,6 +44,8 @@ class ImageConfiguration:
     author: str = ""
     os_version: str = ""
     os_features: tuple[str, ...] = ()
+    inline_cache: str = ""
+    """What a cache inside the image says of its layers, as text; empty where there is none."""
 
     @property
     def platform(self) -> Platform | None:
@@ -66,6 +71,7 @@ class ImageConfiguration:
             "author": self.author,
             "created": self.created,
             "history": [_history_value(entry) for entry in self.history],
+            INLINE_CACHE: self.inline_cache,
             "os.version": self.os_version,
             "os.features": list(self.os_features),
             "variant": self.variant,
@@ -90,6 +96,7 @@ def parse_configuration(data: bytes, where: str = "the image's configuration") -
         author=fields.text("author"),
         os_version=fields.text("os.version"),
         os_features=fields.texts("os.features"),
+        inline_cache=fields.text(INLINE_CACHE),
     )
 
 

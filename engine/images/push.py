@@ -90,7 +90,8 @@ def push_image(
 
     if look_first and _is_there(client.session, reference, digest):
         if reference.tag:
-            _put(client.session, reference, documents[-1])
+            whole = documents[-1]
+            put_manifest(client, reference, whole.data, whole.media_type, whole.target)
         return Pushed(digest, len(blobs), 0, 0)
     uploads = []
     for blob in blobs.values():
@@ -98,7 +99,7 @@ def push_image(
         uploads.append(Upload(client.session, reference, blob, open_blob, known, observer))
     deliveries = in_parallel([upload.run for upload in uploads], PARALLEL, cancelled)
     for document in documents:
-        _put(client.session, reference, document)
+        put_manifest(client, reference, document.data, document.media_type, document.target)
     counted = Counter(deliveries)
     return Pushed(digest, counted[Delivery.THERE], counted[Delivery.MOUNTED], counted[Delivery.SENT])
 
@@ -148,11 +149,17 @@ def _read(descriptor: Descriptor, open_blob: Open) -> bytes:
     return data
 
 
-def _put(session: Session, reference: Reference, document: _Document) -> None:
-    attempts = session.attempts()
+def put_manifest(client: RegistryClient, reference: Reference, data: bytes, media_type: str, target: str) -> None:
+    """Put a manifest, all of whose blobs are there, into the registry under a tag or its digest.
+
+    Raises TransferError (`registry-unauthorized`, `registry-unreachable`, `registry-failed`, `push-refused`),
+    UntrustedDataError, InterruptedBuildError.
+    """
+    document = _Document(target, data, media_type)
+    attempts = client.session.attempts()
     while True:
         try:
-            _put_once(session, reference, document)
+            _put_once(client.session, reference, document)
             return
         except RetryableError as failure:
             attempts.failed(failure)

@@ -87,9 +87,26 @@ class RegistryClient:
             except RetryableError as failure:
                 attempts.failed(failure)
 
-    def blob(self, reference: Reference, descriptor: Descriptor, sink: Sink, *, quiet: bool = False) -> None:
+    def own_manifest(self, reference: Reference, *, scope: str = "") -> bytes | None:
+        """What a name stands for now in the registry itself, whatever its mirrors have; None where there is nothing of
+        that name. `scope` is what the token must allow, reading by default."""
+        attempts = self.session.attempts()
+        while True:
+            try:
+                return self._read_manifest(reference, reference.target, scope)
+            except RetryableError as failure:
+                attempts.failed(failure)
+            except TransferError as error:
+                if error.code == "image-not-found":
+                    return None
+                raise
+
+    def blob(
+        self, reference: Reference, descriptor: Descriptor, sink: Sink, *, quiet: bool = False, direct: bool = False
+    ) -> None:
         """Stream a blob into `sink`, each byte once and in order; it is verified when this returns. With `quiet` no
-        progress is told. A foreign layer comes from where its descriptor says, if the registry does not have it.
+        progress is told; with `direct` no mirror is asked. A foreign layer comes from where its descriptor says, if the
+        registry does not have it.
 
         Raises UntrustedDataError (`digest-mismatch`, `blob-truncated`, `blob-too-long`, `blob-too-large`) and
         TransferError (`blob-not-found`) too.
@@ -102,7 +119,7 @@ class RegistryClient:
             )
 
         verifier = Verifier(descriptor, reference.short, sink, ignore if quiet else self._observer)
-        for place in self._mirrors.places(reference):
+        for place in (reference,) if direct else self._mirrors.places(reference):
 
             def open_at(offset: int, place: Reference = place) -> AbstractContextManager[httpx.Response]:
                 headers = {"Range": f"bytes={offset}-"} if offset else {}
@@ -144,8 +161,14 @@ class RegistryClient:
         return Descriptor(parse_manifest(data, f"the manifest of {reference.short}").media_type, digest, len(data))
 
     def _manifest(self, reference: Reference, target: str) -> bytes:
+        data = self._read_manifest(reference, target)
+        self._manifests[digest_of(data)] = data
+        return data
+
+    def _read_manifest(self, reference: Reference, target: str, scope: str = "") -> bytes:
         what = f"the manifest {target} of {reference.short}" if is_digest(target) else reference.short
-        with self._exchange(reference, "GET", f"manifests/{target}", {"Accept": mediatype.ACCEPT}) as response:
+        accepted = {"Accept": mediatype.ACCEPT}
+        with self._exchange(reference, "GET", f"manifests/{target}", accepted, scope=scope) as response:
             if response.status_code == 404:
                 raise TransferError(
                     f"{what} does not exist in {reference.registry}{self._transport.quote(response)}",
@@ -158,7 +181,6 @@ class RegistryClient:
         actual = digest_of(data)
         if is_digest(target) and actual != target:
             raise mismatch(f"the manifest of {reference.short}", target, actual)
-        self._manifests[actual] = data
         return data
 
     def _check_pin(self, reference: Reference, actual: str) -> None:
@@ -185,6 +207,14 @@ class RegistryClient:
             yield response
 
     def _exchange(
-        self, reference: Reference, method: str, path: str, headers: Mapping[str, str], *, bulk: bool = False
+        self,
+        reference: Reference,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        scope: str = "",
+        bulk: bool = False,
     ) -> AbstractContextManager[httpx.Response]:
-        return self.session.exchange(reference, method, self.session.url(reference, path), headers=headers, bulk=bulk)
+        url = self.session.url(reference, path)
+        return self.session.exchange(reference, method, url, headers=headers, scope=scope, bulk=bulk)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from urllib.parse import quote
 
 from engine.events import Observer, TransferProgress, ignore
@@ -23,6 +23,8 @@ from machinefile.errors import InterruptedBuildError, StoreError, TransferError,
 
 if TYPE_CHECKING:
     import httpx
+
+_T = TypeVar("_T")
 
 Open = Callable[[str], BinaryIO]
 """Opens a blob by its digest; raises MbuildError when it cannot."""
@@ -85,11 +87,18 @@ class Upload:
         Raises TransferError (`registry-unauthorized`, `registry-unreachable`, `registry-failed`, `push-refused`),
         StoreError (`blob-corrupt`) when the blob here is not what its digest says, InterruptedBuildError.
         """
+        return self._insist(self._deliver, stop)
+
+    def is_there(self, stop: threading.Event) -> bool:
+        """Whether the repository has the blob already. Raises as `run`."""
+        return self._insist(self._is_there, stop)
+
+    def _insist(self, action: Callable[[], _T], stop: threading.Event) -> _T:
         self._stop, self._attempts = stop, self._session.attempts(stop)
         while True:
             self._attempts.check()
             try:
-                return self._deliver()
+                return action()
             except RetryableError as failure:
                 self._attempts.failed(failure)
 

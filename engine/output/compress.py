@@ -142,6 +142,11 @@ def packed(
     return tuple(one for layer in layers if (one := found[layer.diff_id]) is not None)
 
 
+def known_packing(layer: Layer, store: Store, compression: Compression = DEFAULT) -> Descriptor | None:
+    """The descriptor of a layer so compressed, if it is in the store."""
+    return _known(layer, store, compression)
+
+
 def _workers(compression: Compression) -> int:
     """How many threads may compress at once, so that memory stays bounded whatever the layers' number and size."""
     level = compression.level if compression.compressor is Compressor.ZSTD else 0

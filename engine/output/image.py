@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -11,6 +12,7 @@ from cache.names import NamedImage
 from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Base
+from engine.carry.inline import StepKeys, inline_document
 from engine.images import mediatype
 from engine.images.config import History, ImageConfiguration
 from engine.images.descriptor import Descriptor
@@ -93,19 +95,25 @@ def assemble(
     annotations: Annotations = NO_ANNOTATIONS,
     platform: Platform | None = None,
     cancelled: threading.Event | None = None,
+    inline: Sequence[StepKeys] = (),
     supply: Supply | None = None,
 ) -> BuiltImage:
     """Write configuration, compressed layers and manifest into the store. The base's blobs need not be there, nor those
     of layers that `supply` knows to be as they should.
 
-    `platform` is what was asked for; the configuration says what the target's base is for. Raises as `packed`.
+    `platform` is what was asked for; the configuration says what the target's base is for. `inline` has the keys of
+    the result's steps for an image that is to be a cache too. Raises as `packed`.
     """
     platform = platform or graph.platform
+    own = packed(result.layers, store, DEFAULT, cancelled, supply)
     configuration = _configuration(graph, base, result)
+    if inline:
+        document = inline_document(inline, result, len(base.layers), own, DEFAULT.identity)
+        configuration = replace(configuration, inline_cache=document)
     config = configuration.to_json()
     manifest = Manifest(
         config=Descriptor(mediatype.OCI_CONFIG, store.blobs.put(config), len(config)),
-        layers=(*(_as_kept(layer) for layer in base.layers), *packed(result.layers, store, DEFAULT, cancelled, supply)),
+        layers=(*(_as_kept(layer) for layer in base.layers), *own),
         annotations=annotations.of_manifest(platform),
     )
     return _kept(
