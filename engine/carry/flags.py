@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -176,9 +175,9 @@ class _Fields:
         prefix = self._values.get("prefix", "").strip("/")
         found = {theirs: self._values[ours] for ours, theirs in _S3_OPTIONS.items() if ours in self._values}
         if region := self._values.get("region"):
-            found["client_kwargs"] = json.dumps({"region_name": region})
+            found["client_kwargs.region_name"] = region
         if self._flag("use_path_style"):
-            found["config_kwargs"] = json.dumps({"s3": {"addressing_style": "path"}})
+            found["config_kwargs.s3.addressing_style"] = "path"
         return CacheType.FSSPEC, f"s3://{bucket}/{prefix}".rstrip("/"), tuple(sorted(found.items()))
 
     def _check(self, kind: CacheType) -> None:
