@@ -188,7 +188,7 @@ class _Fields:
             self._check_names(known)
             return
         for given in self._given():
-            near = difflib.get_close_matches(given.replace("_", "-"), known, 1, 0.8)
+            near = difflib.get_close_matches(given.replace("_", "-"), known, 1, 0.7)
             if given not in known and (near or given in _SEVERAL):
                 raise self._wrong(f"{given} is not known", f"did you mean {near[0]}?" if near else "")
         self._settle()
