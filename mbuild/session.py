@@ -12,6 +12,10 @@ from cache.store import Store, default_folder
 from engine.events import Observer
 
 if TYPE_CHECKING:
+    from cache.carry.place import CachePlace
+    from engine.carry.export import OpenTarget
+    from engine.carry.open import PlaceOpener
+    from engine.carry.spec import CacheSource, CacheTarget
     from engine.driver import Driver
     from engine.images.registry_flags import RegistryFlags
     from engine.images.source import ImageSources
@@ -70,4 +74,26 @@ def open_driver(
 
             return MachineMaker(store, QemuHypervisor(store.vm_folder, observer), observer, cancelled)
 
-        yield Driver(store, source, lambda: make_sandbox(store, observer), observer, cancelled, push_all, machines)
+        def open_source(named: CacheSource) -> CachePlace:
+            return _opener(store, source, observer, cancelled).source(named)
+
+        def open_target(named: CacheTarget) -> OpenTarget:
+            return _opener(store, source, observer, cancelled).target(named)
+
+        yield Driver(
+            store,
+            source,
+            lambda: make_sandbox(store, observer),
+            observer,
+            cancelled,
+            push_all,
+            machines,
+            open_source=open_source,
+            open_target=open_target,
+        )
+
+
+def _opener(store: Store, source: ImageSources, observer: Observer, cancelled: threading.Event) -> PlaceOpener:
+    from engine.carry.open import PlaceOpener
+
+    return PlaceOpener(store, source.registry, observer, cancelled)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -176,9 +175,9 @@ class _Fields:
         prefix = self._values.get("prefix", "").strip("/")
         found = {theirs: self._values[ours] for ours, theirs in _S3_OPTIONS.items() if ours in self._values}
         if region := self._values.get("region"):
-            found["client_kwargs"] = json.dumps({"region_name": region})
+            found["client_kwargs.region_name"] = region
         if self._flag("use_path_style"):
-            found["config_kwargs"] = json.dumps({"s3": {"addressing_style": "path"}})
+            found["config_kwargs.s3.addressing_style"] = "path"
         return CacheType.FSSPEC, f"s3://{bucket}/{prefix}".rstrip("/"), tuple(sorted(found.items()))
 
     def _check(self, kind: CacheType) -> None:
@@ -189,7 +188,7 @@ class _Fields:
             self._check_names(known)
             return
         for given in self._given():
-            near = difflib.get_close_matches(given.replace("_", "-"), known, 1, 0.8)
+            near = difflib.get_close_matches(given.replace("_", "-"), known, 1, 0.7)
             if given not in known and (near or given in _SEVERAL):
                 raise self._wrong(f"{given} is not known", f"did you mean {near[0]}?" if near else "")
         self._settle()
