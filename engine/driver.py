@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.carry.place import CachePlace
@@ -51,6 +53,7 @@ from machinefile.steps import BuildGraph, Snapshot
 
 if TYPE_CHECKING:
     from cache.carry.place import CachePlace
+    from engine.cachemounts import CacheRequest
     from engine.carry.export import Exporter, ExportReport, OpenTarget, PackedMount
     from engine.machines.make import MachineMaker
     from engine.output.outputs import Push
@@ -242,7 +245,15 @@ class Driver:
                 jobs=request.jobs or default_jobs(),
                 provisions=Provisions(request.egress, agents, request.secrets, request.step_timeout),
             )
+            if request.cache_from:
+                build.mounts.seed = partial(self._seed, prepared.carried.caches)
             yield build, layers, supply, sandbox
+
+    def _seed(self, caches: RemoteCaches, wanted: CacheRequest, disk: Path) -> bool:
+        """Begin an empty cache mount with what other caches have of it."""
+        from engine.carry.mounts import MountSeeds
+
+        return MountSeeds(caches.mounts, self.store, self.observer, self.cancelled).seed(wanted, disk)
 
     def _prepare(self, request: BuildRequest, caches: RemoteCaches, *, refuse: bool) -> Prepared:
         """Everything that is known before a step runs, for all platforms. `refuse` what cannot be carried out."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cache.carry.place import CachePlace
     from engine.carry.export import OpenTarget
     from engine.carry.open import PlaceOpener
+    from engine.carry.sources import Trust
     from engine.carry.spec import CacheSource, CacheTarget
     from engine.driver import Driver
     from engine.images.registry_flags import RegistryFlags
@@ -77,6 +78,11 @@ def open_driver(
         def open_source(named: CacheSource) -> CachePlace:
             return _opener(store, source, observer, cancelled).source(named)
 
+        def open_trust(keys: Sequence[Path]) -> Trust:
+            from cache.carry.signing import Verifier
+
+            return Verifier.from_files(keys)
+
         def open_target(named: CacheTarget) -> OpenTarget:
             return _opener(store, source, observer, cancelled).target(named)
 
@@ -89,6 +95,7 @@ def open_driver(
             push_all,
             machines,
             open_source=open_source,
+            open_trust=open_trust,
             open_target=open_target,
         )
 

@@ -94,6 +94,13 @@ class RemoteCaches:
                 if self._counts(cache, entry, entry.result.steps[-1:]):
                     yield Found(entry, cache.label)
 
+    def mounts(self, identity: str) -> Iterator[tuple[CarriedMount, CachePlace]]:
+        """The cache mounts of that identity, and where they are. Raises as `by_definition`."""
+        for cache in self._loaded():
+            mount = cache.index.mounts.get(identity)
+            if mount is not None and (cache.trust is None or cache.trust.trusts(mount)):
+                yield mount, cache.place
+
     def refusal(self, key: str) -> str:
         """Why an entry under a definition key is not used though it is there, in words; empty when there is none."""
         for cache in self._loaded():
@@ -167,7 +174,7 @@ class RemoteCaches:
         if isinstance(error, MbuildError):
             self._leave_out(reading, error.message)
             return None
-        if reading.cache is not None and not reading.cache.index.entries:
+        if reading.cache is not None and not (reading.cache.index.entries or reading.cache.index.mounts):
             self._observer(Note(f"there is nothing in the cache {reading.cache.label} yet"))
         return reading.cache
 
