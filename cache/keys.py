@@ -5,7 +5,8 @@ two different records have the same bytes: `("a", "b")` is not `("a b",)`, and a
 
 What is left out of every record, and why:
 
-- the values of secrets: who shares the cache must not be able to guess them from keys;
+- the values of secrets: who shares the cache must not be able to guess them from keys. A version that is given with
+  one is there as an HMAC;
 - line numbers, comments, the spelling of instructions: they do not reach the step;
 - what a machine has (MACHINE, --memory, --cpus): it is not what the step is asked to do;
 - proxies (--build-arg http_proxy=...) unless an ARG declares them: the way out, not what is fetched;
@@ -14,6 +15,7 @@ What is left out of every record, and why:
 - times and owners of context files: they do not reach the layer;
 - where a remote file or repository comes from (ADD https://...): its content counts, and the name it gets;
 - the contents of cache mounts: a step must give the same result with an empty one;
+- RUN --ttl: it decides how long a result counts, not what it is;
 - --progress, --jobs, --cache-dir and the like: how, not what.
 """
 

@@ -43,6 +43,7 @@ class Store:
         machines/...          machines that were made or pulled
         locks/...             one file a lock; never removed
         mounts/...            the caches of RUN --mount=type=cache: engine/cachemounts.py
+        contexts/...          what files of build contexts hashed to, a file a folder of the host; may go at any time
         tmp/...               what is half done, a folder a process
 
     Any number of processes share it. A context manager: leaving it removes what this process left half done.

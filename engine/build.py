@@ -11,12 +11,13 @@ from typing import NoReturn
 from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Bases
+from engine.carry.recordkeys import content_key
 from engine.context import BuildContext, UsedFiles
 from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
 from engine.labels import labels_of
 from engine.layerstore import LayerStore
 from engine.lookup import Results
-from engine.plan import Plan, PlannedStep, content_identity, located
+from engine.plan import Plan, PlannedStep, content_identity, content_record, located
 from engine.records import HashedTree, record_of
 from engine.remote.remotes import Remotes
 from engine.schedule import Job, carry_out
@@ -77,8 +78,6 @@ class Build:
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
         self._lost: dict[str, LostLayerError] = {}
         """What could not be done for want of a layer, and what needs it."""
-        self._unkept: dict[str, str] = {}
-        """The content keys of the results of other caches, by the ids of the steps."""
 
     def run(self, goals: Sequence[str] = (), *, whole: bool = True) -> tuple[StepResult, ...]:
         """Bring every missing result into the store and give the target's, one a platform; or those of the steps
@@ -134,10 +133,11 @@ class Build:
             result = self._results.get(planned.step.id)
             if result is None or not all(map(self._supply.is_here, result.layers)):
                 continue
-            found = self._known.source_of(planned.key, result)
-            content = found.entry.content if found is not None else self._unkept.get(planned.step.id)
-            if content:
-                self._store.keep(planned.record, content, result)
+            if self._known.is_carried(planned.key, result):
+                found = self._known.source_of(planned.key, result)
+                content = content_key(planned, self._plan, self._results) or (found and found.entry.content)
+                if content:
+                    self._store.keep(planned.record, content, result)
 
     def _is_here(self, step_id: str) -> bool:
         return all(map(self._supply.is_here, self._results[step_id].layers))
@@ -230,19 +230,17 @@ class Build:
         step = planned.step
         if waited and (made := self._known.made_meanwhile(planned.key)) is not None:
             return made
-        below = self._result_below(planned)
-        by_definition = self._known.by_definition(step, planned.key, len(below.steps) + 1)
-        if by_definition is not None or self._known.refused(step):
-            return by_definition
-        key = self._content_key(planned, self._contexts)
-        by_content = self._known.by_content(step, key)
-        if by_content is None:
+        if self._known.refused(step):
             return None
-        result = StepResult((*below.steps, by_content.steps[-1]), by_content.seconds, by_content.created)
-        if all(map(self._supply.is_here, result.layers)):
+        below = self._result_below(planned)
+        depth = len(below.steps) + 1
+        by_definition = None if planned.dated else self._known.by_definition(step, planned.key, depth)
+        if by_definition is not None:
+            return by_definition
+        key = content_record(planned.record, step, self.layers_of).key()
+        result = self._known.on_top_of(below, step, key)
+        if result is not None and all(map(self._supply.is_here, result.layers)):
             self._store.keep(planned.record, key, result)
-        else:
-            self._unkept[step.id] = key
         return result
 
     def _fetch_sources(self, planned: PlannedStep, stop: threading.Event) -> None:

@@ -5,15 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from cache.contexts import ContextDigests, stamp_of
 from engine.layers.entry import Entry, EntryType
+from engine.parallel import in_parallel
 from machinefile.errors import MachinefileError, UsageError
 from machinefile.ignore import IgnoreRules
 
 _CHUNK = 1 << 20
+_PAGE = 1 << 12
+_THREADS = 4
+"""Hash at a time. Opening and reading files mostly waits for the kernel, and hashing leaves the interpreter free."""
+_BATCH = 64
+"""Files that a thread takes at once: asking for each would cost as much as a small file."""
+_FEW_BYTES = 1 << 20
+"""Fewer files than a batch and less than this are hashed before threads would have begun."""
 _NO_FOLLOW = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -44,6 +54,10 @@ class ContextFiles(Protocol):
 class BuildContext(ContextFiles, Protocol):
     """Those of a build, which somebody may edit while it runs."""
 
+    def hash_all(self, paths: Sequence[str]) -> None:
+        """Hash several files side by side, so that `digest` has them at hand."""
+        ...
+
     def check(self, path: str) -> None:
         """Raises MachinefileError (`context-changed`) when a file is no longer what `digest` read."""
         ...
@@ -69,6 +83,10 @@ class UsedFiles:
         self._hashed.add(path)
         return self._files.digest(path)
 
+    def hash_all(self, paths: Sequence[str]) -> None:
+        """Hash several files side by side."""
+        self._files.hash_all(paths)
+
     def inode(self, path: str) -> tuple[int, int] | None:
         """What is the same for two names of one file."""
         return self._files.inode(path)
@@ -83,11 +101,12 @@ class Context:
     """A folder of the host, read lazily. Owners and times of its files do not count; sockets are not there.
 
     Nothing outside the folder is ever read: a link is followed only as if the folder were the root of a system,
-    and the host's own links are never followed by the kernel for us.
+    and the host's own links are never followed by the kernel for us. Threads may share one.
     """
 
-    def __init__(self, root: Path, rules: IgnoreRules) -> None:
-        """Raises UsageError (`context-missing`) when there is no such folder."""
+    def __init__(self, root: Path, rules: IgnoreRules, known: ContextDigests | None = None) -> None:
+        """`known` tells what its files hashed to before. Raises UsageError (`context-missing`) when there is no such
+        folder."""
         if not os.path.isdir(root):
             raise UsageError(
                 f"the build context {root} is not a folder",
@@ -96,10 +115,13 @@ class Context:
             )
         self.root = root
         self._rules = rules
+        self._known = known
         self._entries: dict[str, Entry | None] = {"": Entry("", EntryType.DIRECTORY, 0o755)}
         self._children: dict[str, tuple[str, ...]] = {}
         self._inodes: dict[str, tuple[int, int]] = {}
-        self._hashed: dict[str, tuple[tuple[int, ...], str]] = {}
+        self._stamps: dict[str, bytes] = {}
+        """What the files were when their folder was read, where something may be known of them."""
+        self._hashed: dict[str, tuple[bytes, str]] = {}
         """What a file was when it was first hashed, and its digest: one build sees one content."""
 
     def entry(self, path: str) -> Entry | None:
@@ -129,32 +151,83 @@ class Context:
 
         Raises MachinefileError (`context-changed`) when it is not a file any more, `context-unreadable`.
         """
+        return os.fdopen(self._open(path)[0], "rb")
+
+    def _open(self, path: str) -> tuple[int, os.stat_result]:
         try:
-            descriptor = os.open(self.root / path, _NO_FOLLOW)
+            descriptor = os.open(os.path.join(self.root, path), _NO_FOLLOW)
         except OSError as error:
             raise _unreadable(path, error) from error
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             raise _changed(path)
-        return os.fdopen(descriptor, "rb")
+        return descriptor, status
 
     def digest(self, path: str) -> str:
         """The sha256 of a file's content, in hex, as it was when this was first asked."""
-        if path not in self._hashed:
-            hasher = hashlib.sha256()
-            with self.open(path) as file:
-                stamp = _stamp(os.fstat(file.fileno()))
-                while chunk := file.read(_CHUNK):
-                    hasher.update(chunk)
-            self._hashed[path] = (stamp, hasher.hexdigest())
+        if not self._is_hashed(path):
+            self._hash(path, threading.Event())
         return self._hashed[path][1]
+
+    def hash_all(self, paths: Sequence[str]) -> None:
+        """Hash those files whose content is not known yet, several at a time.
+
+        Raises as `open`, for any of them.
+        """
+        missing = [path for path in paths if not self._is_hashed(path)]
+        size = sum(entry.size for entry in map(self.entry, missing) if entry is not None)
+        if len(missing) < 2 or (len(missing) < _BATCH and size < _FEW_BYTES):
+            return  # `digest` does it
+        batches = _batches(missing, max(1, min(_BATCH, len(missing) // _THREADS)))
+        lock = threading.Lock()
+
+        def work(stop: threading.Event) -> None:
+            while not stop.is_set():
+                with lock:
+                    batch = next(batches, ())
+                if not batch:
+                    return
+                for path in batch:
+                    self._hash(path, stop)
+
+        in_parallel([work] * min(_THREADS, len(missing)), _THREADS)
+
+    def _is_hashed(self, path: str) -> bool:
+        if path in self._hashed:
+            return True
+        stamp = self._stamps.get(path)
+        digest = self._known.get(stamp) if self._known is not None and stamp is not None else None
+        if digest is None or stamp is None:
+            return False
+        self._hashed.setdefault(path, (stamp, digest))
+        return True
+
+    def _hash(self, path: str, stop: threading.Event) -> None:
+        begun = self._known.now() if self._known is not None else 0
+        descriptor, status = self._open(path)
+        try:
+            hasher = hashlib.sha256()
+            size = max(_PAGE, min(_CHUNK, status.st_size))  # room for a whole chunk would cost more than a small file
+            while (chunk := os.read(descriptor, size)) and not stop.is_set():
+                hasher.update(chunk)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        finally:
+            os.close(descriptor)
+        if stop.is_set():
+            return
+        # Of two threads that hash a file while somebody writes to it, the first decides what this build has seen.
+        self._hashed.setdefault(path, (stamp_of(status), hasher.hexdigest()))
+        if self._known is not None:
+            self._known.learn(status, hasher.digest(), begun)
 
     def check(self, path: str) -> None:
         """Raises MachinefileError (`context-changed`) when a file is no longer what `digest` read. Costs a stat."""
         if path not in self._hashed:
             return
         try:
-            now = _stamp(os.stat(self.root / path, follow_symlinks=False))
+            now = stamp_of(os.stat(os.path.join(self.root, path), follow_symlinks=False))
         except OSError as error:
             raise _edited(path) from error
         if now != self._hashed[path][0]:
@@ -191,6 +264,8 @@ class Context:
             mode = stat.S_IMODE(status.st_mode)
             match stat.S_IFMT(status.st_mode):
                 case stat.S_IFREG:
+                    if self._known is not None:
+                        self._stamps[name] = stamp_of(status)
                     if status.st_nlink > 1:
                         self._inodes[name] = (status.st_dev, status.st_ino)
                     return Entry(name, EntryType.FILE, mode, size=status.st_size)
@@ -205,9 +280,8 @@ class Context:
         return None
 
 
-def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    """What does not stay the same when a file is written to or replaced."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+def _batches(paths: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (paths[at : at + size] for at in range(0, len(paths), size))
 
 
 def _edited(path: str) -> MachinefileError:

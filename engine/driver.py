@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.carry.place import CachePlace
+from cache.contexts import KnownContexts
 from cache.results import StepResult
 from cache.store import Store
 from engine.bases import Bases
@@ -263,17 +264,24 @@ class Driver:
         remotes = Remotes(self.store, self.observer, self.cancelled)
         resolved = for_each(wanted.values(), lambda options: self._resolve(request, options, bases))
         self._warn([checked for _, checked in resolved])
-        contexts: dict[str, BuildContext] = {"": Context(request.context, request.ignore)}
-        contexts.update(open_contexts(request.contexts, remotes))
+        known = KnownContexts(self.store.root / "contexts", self.store.temporary)
+        contexts: dict[str, BuildContext] = {"": Context(request.context, request.ignore, known.of(request.context))}
+        contexts.update(open_contexts(request.contexts, remotes, known))
         if refuse:
             check_supported([graph for graph, _ in resolved], host_network=request.egress.host_network)
             for graph, _ in resolved:
                 check_agents(graph, request.ssh)
-        graphs = tuple((platform, remotes.pinned(graph)) for platform, (graph, _) in zip(wanted, resolved, strict=True))
+        graphs = tuple(
+            (platform, request.secrets.versioned(remotes.pinned(graph)))
+            for platform, (graph, _) in zip(wanted, resolved, strict=True)
+        )
         bases.blobs.add(caches)
         carried = CarriedResults(self.store, caches)
         results = Results(self.store, request.cache, carried if request.cache_from else None)
-        plan = plan_all(graphs, bases, contexts, self.store, results)
+        try:
+            plan = plan_all(graphs, bases, contexts, self.store, results)
+        finally:
+            known.save()
         return Prepared(graphs, plan, bases, contexts, remotes, carried, results)
 
     def _resolve(self, request: BuildRequest, options: BuildOptions, bases: Bases) -> tuple[BuildGraph, LintResult]:

@@ -11,7 +11,16 @@ from cache.results import StepResult
 from cache.store import Store
 from engine.carry.carried import CarriedResults
 from engine.carry.sources import Found
-from machinefile.steps import Step
+from machinefile.durations import format_age
+from machinefile.steps import Run, Step
+
+_WRONG_CLOCK = 86_400.0
+"""Seconds."""
+
+
+def ttl_of(step: Step) -> int | None:
+    """A step's --ttl in nanoseconds, None without one."""
+    return step.operation.ttl if isinstance(step.operation, Run) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +60,16 @@ class Results:
         """The result under a definition key; `depth` is which step since FROM it is, if that is known."""
         if key in self._made:
             return self._store.result(Kind.RESULT, key)
-        return None if self.refused(step) else next(self._candidates(Kind.RESULT, key, depth), None)
+        return self._first(step, self._candidates(Kind.RESULT, key, depth))
 
     def by_content(self, step: Step, key: str) -> StepResult | None:
         """The result under a content key."""
-        return None if self.refused(step) else next(self._candidates(Kind.CONTENT, key, 0), None)
+        return self._first(step, self._candidates(Kind.CONTENT, key, 0))
+
+    def _first(self, step: Step, candidates: Iterator[StepResult]) -> StepResult | None:
+        if self.refused(step):
+            return None
+        return next((found for found in candidates if self._young(step, found) is not None), None)
 
     def _candidates(self, kind: Kind, key: str, depth: int) -> Iterator[StepResult]:
         """What is here, then what is elsewhere: its layers may not be here yet."""
@@ -72,9 +86,39 @@ class Results:
         """Why a result that another cache has under a definition key is not used, in words; empty for none."""
         return self._carried.caches.refusal(key) if self._carried is not None and self._elsewhere else ""
 
+    def is_carried(self, key: str, result: StepResult) -> bool:
+        """Whether other caches gave a result, by its definition key or its content."""
+        return self._carried is not None and self._carried.gave(key, result)
+
     def made_now(self, key: str) -> None:
         """This build made the result under that definition key: it counts from now on, whatever the policy says."""
         self._made.add(key)
+
+    def on_top_of(self, below: StepResult, step: Step, content_key: str) -> StepResult | None:
+        """The result under a content key, as one of a step that stands on `below`."""
+        found = self.by_content(step, content_key)
+        if found is None or not found.steps:
+            return None
+        return StepResult((*below.steps, found.steps[-1]), found.seconds, found.created)
+
+    def too_old(self, step: Step, key: str) -> str:
+        """Why the result under a definition key is there and does not count, in words; empty where that is not so."""
+        ttl = ttl_of(step)
+        found = self._store.result(Kind.RESULT, key) if ttl is not None else None
+        if found is None or ttl is None or self._young(step, found) is not None:
+            return ""
+        if found.created > self._begun:
+            return "its result was made where a clock was wrong, and its age is not known"
+        return f"its result is older than {format_age(ttl)}"
+
+    def _young(self, step: Step, result: StepResult | None) -> StepResult | None:
+        """The result, unless the step's --ttl has passed since it was made, wherever that was. All of one build is
+        judged by the time when it began."""
+        ttl = ttl_of(step)
+        if result is None or ttl is None:
+            return result
+        # One that is to be made tomorrow is from a machine whose clock was wrong, and says nothing of its age.
+        return result if -_WRONG_CLOCK <= self._begun - result.created <= ttl / 1e9 else None
 
     def made_meanwhile(self, key: str) -> StepResult | None:
         """A result that another process made since this build began: it counts whatever the policy says of older

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from cache.keys import Record
+from cache.keys import Record, Value
 from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Base
-from engine.lookup import Results
+from engine.lookup import Results, ttl_of
 from engine.platforms import step_platforms
 from engine.records import HashedTree, record_of
 from machinefile.errors import MbuildError
@@ -34,6 +34,9 @@ class PlannedStep:
     """Why it hits or misses, in words."""
     result: StepResult | None = None
     """What it came to, for a hit of a step that makes a file system."""
+    dated: bool = False
+    """It stands on a RUN --ttl, or reads the files of one: that may have run again and come to something else since,
+    so a result counts only if it was made of the very files that are there now."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ def make_plan(
     platforms = step_platforms(graph)
     keys: dict[str, str] = {}
     records: dict[str, Record] = {}
+    dated: set[str] = set()
     for step in graph.steps:
         try:
             record = record_of(step, platforms[step.id], keys.__getitem__, contexts)
@@ -131,14 +135,26 @@ def make_plan(
             raise located(error, step) from error
         keys[step.id] = record.key()
         records[step.id] = record
+        if ttl_of(step) is not None or not dated.isdisjoint((step.parent, *step.inputs)):
+            dated.add(step.id)
 
     def looked_up() -> Plan:
         done: dict[str, PlannedStep] = {}
         depths: dict[str | None, int] = {None: 0}
         for step in graph.steps:
             depths[step.id] = depths[step.parent] + step.makes_layer
-            depth = depths[step.id]
-            done[step.id] = _look_up(step, platforms[step.id], records[step.id], done, bases, store, results, depth)
+            done[step.id] = _look_up(
+                step,
+                platforms[step.id],
+                records[step.id],
+                keys[step.id],
+                done,
+                bases,
+                store,
+                results,
+                depths[step.id],
+                dated=not dated.isdisjoint((step.parent, *step.inputs)),
+            )
         return Plan((graph,), tuple(done.values()), bases)
 
     plan = looked_up()
@@ -154,6 +170,15 @@ def content_identity(layers: tuple[Layer, ...]) -> str:
     """What stands for a file system in a content key: its layers' diff ids, whatever made them."""
     whole = "\n".join(layer.diff_id for layer in layers)
     return "layers:" + hashlib.sha256(whole.encode()).hexdigest()
+
+
+def content_record(record: Record, step: Step, layers_of: Callable[[str], tuple[Layer, ...]]) -> Record:
+    """The record of a step's content key, from that of its definition key."""
+    identities: dict[str, Value] = {
+        "parent": content_identity(layers_of(step.parent)) if step.parent is not None else None,
+        "inputs": tuple(content_identity(layers_of(needed)) for needed in step.inputs),
+    }
+    return Record(record.operation, tuple((name, identities.get(name, value)) for name, value in record.fields))
 
 
 def located(error: MbuildError, step: Step) -> MbuildError:
@@ -173,13 +198,15 @@ def _look_up(
     step: Step,
     platform: Platform,
     record: Record,
+    key: str,
     done: Mapping[str, PlannedStep],
     bases: Mapping[str, Base],
     store: Store,
     results: Results,
     depth: int,
+    *,
+    dated: bool,
 ) -> PlannedStep:
-    key = record.key()
     if isinstance(step.operation, From):
         here = bases[step.id].is_stored(store)
         reason = "the base is in the store" if here else "the base has not been pulled"
@@ -188,22 +215,51 @@ def _look_up(
         above = done[step.parent] if step.parent is not None else None
         hit = above is None or above.hit
         return PlannedStep(step, platform, record, key, hit, "changes the configuration only")
-    result = results.by_definition(step, key, depth)
+    waiting = _waiting(step, done)
+    if not dated:
+        result = results.by_definition(step, key, depth)
+    else:
+        result = None if waiting else _made_of_the_same(step, record, done, bases, results)
     if result is not None:
         found = results.source_of(key, result)
         reason = f"in the cache {found.label}" if found is not None else "built before"
-        return PlannedStep(step, platform, record, key, True, reason, result)
-    return PlannedStep(step, platform, record, key, False, _why_missing(step, key, done, results))
+        return PlannedStep(step, platform, record, key, True, reason, result, dated)
+    reason = _why_missing(step, key, waiting, results, dated=dated)
+    return PlannedStep(step, platform, record, key, False, reason, dated=dated)
 
 
-def _why_missing(step: Step, key: str, done: Mapping[str, PlannedStep], results: Results) -> str:
-    if refused := results.refused(step):
-        return refused
-    if said := results.refused_elsewhere(key):
-        return said
-    if results.was_made(key):
-        return "built before, but its layers are gone from the store"
+def _made_of_the_same(
+    step: Step, record: Record, done: Mapping[str, PlannedStep], bases: Mapping[str, Base], results: Results
+) -> StepResult | None:
+    """A result that was made of the files which the steps below have now."""
+
+    def layers_of(step_id: str) -> tuple[Layer, ...]:
+        result, root = done[step_id].result, done[step_id].step
+        while root.parent is not None:
+            root = done[root.parent].step
+        return bases[root.id].layers + (result.layers if result is not None else ())
+
+    below = done[step.parent].result if step.parent is not None else None
+    return results.on_top_of(below or StepResult(), step, content_record(record, step, layers_of).key())
+
+
+def _waiting(step: Step, done: Mapping[str, PlannedStep]) -> str:
+    """What a step waits for, in words; empty when all that it needs is there, or can be pulled."""
     for needed in (step.parent, *step.inputs):
         if needed is not None and not done[needed].hit and not isinstance(done[needed].step.operation, From):
             return waits_for(needed)
-    return "never built with these inputs"
+    return ""
+
+
+def _why_missing(step: Step, key: str, waiting: str, results: Results, *, dated: bool) -> str:
+    if why := results.refused(step) or results.too_old(step, key):
+        return why
+    if dated and waiting:
+        return waiting
+    if dated and results.by_definition(step, key) is not None:
+        return "built before, of other files than are there now"
+    if not dated and (said := results.refused_elsewhere(key)):
+        return said
+    if results.was_made(key):
+        return "built before, but its layers are gone from the store"
+    return waiting or "never built with these inputs"

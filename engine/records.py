@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from cache.keys import Record, Value
-from engine.layers.entry import EntryType
+from engine.layers.entry import Entry, EntryType
 from engine.remote.remotes import record_fields
 from engine.steps.copy import Matched, follow, match_sources
 from engine.steps.tree import Tree
@@ -34,6 +34,10 @@ class HashedTree(Tree, Protocol):
 
     def digest(self, path: str) -> str:
         """The sha256 of a file's content, in hex."""
+        ...
+
+    def hash_all(self, paths: Sequence[str]) -> None:
+        """Hash several files side by side, so that `digest` has them at hand."""
         ...
 
     def inode(self, path: str) -> tuple[int, int] | None:
@@ -85,7 +89,14 @@ def _run(operation: Run, inputs: tuple[str, ...], contexts: Mapping[str, HashedT
         # Only where there are some: keys from before there could be any stay as they were.
         *((("hosts", operation.hosts),) if operation.hosts else ()),
         *((("privileged", True),) if operation.privileged else ()),
+        *((("secret_versions", versions),) if (versions := _versions(operation)) else ()),
     )
+
+
+def _versions(operation: Run) -> tuple[Value, ...]:
+    """What stands for the versions of secrets, by id."""
+    found = {mount.id: mount.version for mount in operation.mounts if mount.version}
+    return tuple(sorted(found.items()))
 
 
 def _mount(mount: Mount, inputs: tuple[str, ...], contexts: Mapping[str, HashedTree]) -> Value:
@@ -151,7 +162,7 @@ def _copied_files(operation: Copy, context: HashedTree) -> Value:
     return tuple(
         (
             matched.name if operation.parents else matched.name.rpartition("/")[2],
-            tuple(_listing(context, matched.path, excluded)),
+            _listing(context, matched.path, excluded),
             # Only where they count: keys of other copies stay as they were.
             *((_modes_on_the_way(context, matched),) if operation.parents else ()),
         )
@@ -164,34 +175,52 @@ def _modes_on_the_way(context: HashedTree, matched: Matched) -> Value:
     found: list[int] = []
     above = matched.above
     for part in filter(None, matched.name.split("/")):
-        above = "/".join(filter(None, (above, part)))
+        above = _join(above, part)
         entry = context.entry(follow(context, above))
         if entry is not None and entry.type is EntryType.DIRECTORY:
             found.append(entry.mode)
     return tuple(found)
 
 
-def _listing(context: HashedTree, top: str, excluded: IgnoreRules | None) -> Iterable[Value]:
+def _listing(context: HashedTree, top: str, excluded: IgnoreRules | None) -> tuple[Value, ...]:
     """Everything at and below a path: relative path, type, mode, and the content's digest or the link's target; for
     one more name of a file, its first name."""
+    found = list(_entries(context, top, excluded))
+    hashed = {below: _join(top, below) for below, entry, first in found if _has_content(entry) and first == below}
+    context.hash_all(list(hashed.values()))
+    listed: list[Value] = []
+    for below, entry, first in found:
+        about: Value = entry.link
+        if _has_content(entry):
+            about = context.digest(hashed[below]) if below in hashed else ("same file as", first)
+        # A directory that is copied gives its contents: its own mode stays behind.
+        stays = entry.type is EntryType.DIRECTORY and not below
+        listed.append((below, entry.type.value, 0 if stays else entry.mode, about))
+    return tuple(listed)
+
+
+def _has_content(entry: Entry) -> bool:
+    return entry.type is EntryType.FILE
+
+
+def _entries(context: HashedTree, top: str, excluded: IgnoreRules | None) -> Iterator[tuple[str, Entry, str]]:
+    """Everything at and below a path, by its relative path, and the first such path of the same file."""
     todo = [""]
     names: dict[tuple[int, int], str] = {}
     while todo:
         below = todo.pop()
-        path = "/".join(filter(None, (top, below)))
+        path = _join(top, below)
         entry = context.entry(path)
         if entry is None or (below and excluded is not None and excluded.ignored(below)):
             continue
-        is_directory = entry.type is EntryType.DIRECTORY
         inode = context.inode(path)
-        first = below if inode is None else names.setdefault(inode, below)
-        about: Value = entry.link
-        if entry.type is EntryType.FILE:
-            about = context.digest(path) if first == below else ("same file as", first)
-        # A directory that is copied gives its contents: its own mode stays behind.
-        yield (below, entry.type.value, 0 if is_directory and not below else entry.mode, about)
-        if is_directory:
-            todo += ["/".join(filter(None, (below, name))) for name in reversed(context.children(path))]
+        yield below, entry, below if inode is None else names.setdefault(inode, below)
+        if entry.type is EntryType.DIRECTORY:
+            todo += [_join(below, name) for name in reversed(context.children(path))]
+
+
+def _join(above: str, name: str) -> str:
+    return f"{above}/{name}" if above and name else above or name
 
 
 def _remote(operation: RemoteSource) -> tuple[tuple[str, Value], ...]:

@@ -7,6 +7,7 @@ a hash, a compressed archive). A secret of fewer than SHORTEST bytes is not look
 from __future__ import annotations
 
 import dataclasses
+import hmac
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from engine.layers.names import encode
 from engine.layers.tarwrite import Item
 from machinefile.errors import MachinefileError, Problem, StepError
 from machinefile.imageconfig import Pairs
-from machinefile.steps import BuildGraph, MountType, Run, Step
+from machinefile.steps import BuildGraph, Mount, MountType, Run, Step
 
 MAX_BYTES = 500 << 10
 """Of one secret. Source: BuildKit's secretsprovider."""
@@ -30,10 +31,28 @@ class Secrets:
     """What --secret gave: values by id. Never shown, never stored."""
 
     values: tuple[tuple[str, bytes], ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()
+    """`version=` by id, of those that have one."""
 
     def get(self, secret_id: str) -> bytes | None:
         """The value of a secret, None for one that was not given."""
         return dict(self.values).get(secret_id)
+
+    def versioned(self, graph: BuildGraph) -> BuildGraph:
+        """The graph with the versions of secrets in the steps that mount them: they are in those steps' keys."""
+        marks = {secret_id: _mark(secret_id, version) for secret_id, version in self.versions}
+
+        def marked(mount: Mount) -> Mount:
+            known = mount.type is MountType.SECRET and mount.id in marks
+            return dataclasses.replace(mount, version=marks[mount.id]) if known else mount
+
+        def with_versions(step: Step) -> Step:
+            if not isinstance(step.operation, Run):
+                return step
+            run = dataclasses.replace(step.operation, mounts=tuple(map(marked, step.operation.mounts)))
+            return dataclasses.replace(step, operation=run)
+
+        return dataclasses.replace(graph, steps=tuple(map(with_versions, graph.steps))) if marks else graph
 
     @cached_property
     def needles(self) -> tuple[tuple[str, bytes], ...]:
@@ -116,6 +135,12 @@ class Secrets:
         for secret_id, needle in self.needles:
             if needle in data:
                 raise leaked(secret_id, self.masked(place))
+
+
+def _mark(secret_id: str, version: str) -> str:
+    """What stands for a version in a record, the same on every machine: an HMAC, so that the word itself is not there.
+    Who knows what words to expect can try them: a version must be nothing secret."""
+    return hmac.new(encode(f"mbuild secret {secret_id}"), encode(version), "sha256").hexdigest()
 
 
 def leaked(secret_id: str, place: str) -> StepError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from machinefile.building import Building
+from machinefile.durations import parse_age
 from machinefile.flags import flag_value
 from machinefile.goformat import quoted_list
 from machinefile.instructions import Form, Instruction
@@ -30,6 +31,7 @@ def resolve_run(building: Building, instruction: Instruction) -> None:
         files=files,
         hosts=building.options.hosts,
         privileged=privileged,
+        ttl=_ttl(building, instruction),
         proxy=building.arguments.proxy,
     )
     created_by = f"RUN {' '.join([*_declared(building), *argv])} # buildkit"
@@ -70,6 +72,20 @@ def _network(building: Building, instruction: Instruction) -> NetworkMode:
         known = [mode.value for mode in NetworkMode]
         hint = did_you_mean(value, known, f"it is {', '.join(known)}")
         raise building.fail(instruction, f"--network can't be {value or 'empty'}", "bad-network", hint, flag) from None
+
+
+def _ttl(building: Building, instruction: Instruction) -> int | None:
+    """After which age the step runs again."""
+    flag = instruction.flag("ttl")
+    if flag is None:
+        return None
+    value = building.flag(instruction, "ttl")
+    try:
+        return parse_age(value)
+    except ValueError:
+        message = f"--ttl is an age such as 7d or 12h, not {value or 'empty'}"
+        hint = "units are w, d, h, m and s"
+        raise building.fail(instruction, message, "bad-ttl", hint, flag) from None
 
 
 def _privileged(building: Building, instruction: Instruction) -> bool:

@@ -111,6 +111,8 @@ class Mount:
     gid: int | None = None
     size: int | None = None
     """tmpfs: bytes."""
+    version: str = ""
+    """secret: what stands for its version in keys; empty without one. The engine fills it in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,8 @@ class Run:
     """Names for etc/hosts that the build was given, each with an address or `host-gateway`."""
     privileged: bool = False
     """--security=insecure."""
+    ttl: int | None = None
+    """--ttl: nanoseconds after which its result does not count any more; None for never. It is in no key."""
     proxy: Pairs = ()
     """Proxy settings given with --build-arg without an ARG, sorted by name: the process sees those whose names are
     not in `environment`. They are in no key, no history and no image."""

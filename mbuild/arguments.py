@@ -112,8 +112,9 @@ def add_step_options(parser: argparse.ArgumentParser) -> None:
         "--secret",
         action="append",
         default=[],
-        metavar="id=ID[,src=PATH|,env=NAME]",
-        help="a secret that RUN --mount=type=secret may use: a file, or a variable of the environment",
+        metavar="id=ID[,src=PATH|,env=NAME][,version=WORD]",
+        help="a secret that RUN --mount=type=secret may use: a file, or a variable of the environment; with another "
+        "version the steps that use it run again",
     )
     add(
         "--allow",

@@ -1,4 +1,4 @@
-"""--secret, as docker buildx reads it.
+"""--secret, as docker buildx reads it, and with `version=`.
 
 Source: buildx's parser (buildflags.ParseSecretSpecs) and BuildKit's secretsprovider.NewStore.
 """
@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from engine.secrets import MAX_BYTES, Secrets
+from engine.secrets import MAX_BYTES, SHORTEST, Secrets
 from machinefile.errors import UsageError
 
 _HINT = "write it as --secret id=ID,src=FILE or --secret id=ID,env=VARIABLE"
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]{0,63}")
 
 
 def read_secrets(values: Sequence[str], environment: Mapping[str, str] = os.environ) -> Secrets:
     """Every secret, read now; the last of an id counts. Raises UsageError (`bad-secret`, `secret-unreadable`)."""
     found: dict[str, bytes] = {}
+    versions: dict[str, str | None] = {}
     for value in values:
-        secret_id, content = _read(value, environment)
+        options = _options(value)
+        secret_id, content = _read(options, environment)
         if len(content) > MAX_BYTES:
             raise UsageError(
                 f"the secret {secret_id!r} is larger than {MAX_BYTES >> 10} KiB",
@@ -28,11 +32,26 @@ def read_secrets(values: Sequence[str], environment: Mapping[str, str] = os.envi
                 hint="mount a larger file with --build-context, if it need not be kept secret",
             )
         found[secret_id] = content
-    return Secrets(tuple(found.items()))
+        versions[secret_id] = _version(options, content)
+    given = tuple((secret_id, version) for secret_id, version in versions.items() if version is not None)
+    return Secrets(tuple(found.items()), given)
 
 
-def _read(value: str, environment: Mapping[str, str]) -> tuple[str, bytes]:
-    options = _options(value)
+def _version(options: Mapping[str, str], content: bytes) -> str | None:
+    version = options.get("version")
+    if version is None:
+        return None
+    if not _VERSION.fullmatch(version):
+        raise _bad("the version is a short word such as 3 or 2026-05: letters, digits and . _ + : -")
+    secret = content.strip()
+    if version.encode() == secret or (len(secret) >= SHORTEST and secret in version.encode()):
+        raise _bad(
+            "the version holds the secret itself: it is to be a word that nobody need hide, such as 3 or 2026-05"
+        )
+    return version
+
+
+def _read(options: Mapping[str, str], environment: Mapping[str, str]) -> tuple[str, bytes]:
     secret_id, kind = options.get("id", ""), options.get("type", "")
     path, variable = options.get("src", ""), options.get("env", "")
     if kind not in ("", "file", "env"):
@@ -58,8 +77,8 @@ def _options(value: str) -> dict[str, str]:
         name = "src" if name.lower() == "source" else name.lower()
         if not equals:
             raise _bad("a part of it is not NAME=VALUE")
-        if name not in ("id", "type", "src", "env"):
-            raise _bad("it has a part that is none of id, type, src, env")
+        if name not in ("id", "type", "src", "env", "version"):
+            raise _bad("it has a part that is none of id, type, src, env, version")
         options[name] = text
     return options
 

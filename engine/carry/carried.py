@@ -27,6 +27,7 @@ class CarriedResults:
         self._limits = LayerLimits.from_environment()
         self._lock = threading.Lock()
         self._waiting: set[Layer] = set()
+        self._handed: set[Layer] = set()
         self._given: dict[str, tuple[Found, StepResult]] = {}
 
     def by_definition(self, key: str, depth: int) -> Iterator[StepResult]:
@@ -50,6 +51,10 @@ class CarriedResults:
         found, given = self._given.get(key, (None, None))
         return found if given == result else None
 
+    def gave(self, key: str, result: StepResult) -> bool:
+        """Whether a result came from here, under a definition key or for its content."""
+        return self.source_of(key, result) is not None or any(layer in self._handed for layer in result.layers)
+
     def is_waiting(self, layer: Layer) -> bool:
         """Whether a layer was handed out and not `settled` yet: nobody has looked whether it is what it should be."""
         return layer in self._waiting
@@ -67,7 +72,10 @@ class CarriedResults:
         """The result, with the layers that are here already as they are here."""
         taken = tuple(layer and (self._plain(layer) or layer) for layer in steps)
         with self._lock:
-            self._waiting.update(layer for layer in taken if layer is not None and layer in steps)
+            # What was checked once needs no second look.
+            new = {layer for layer in taken if layer is not None and layer in steps} - self._handed
+            self._waiting |= new
+            self._handed |= new
         return replace(found.entry.result, steps=taken)
 
     def _plain(self, layer: Layer) -> Layer | None:

@@ -56,6 +56,10 @@ class Checkout:
         part, below = self._part(path)
         return part.digest(below) if part is not None else self._files.digest(path)
 
+    def hash_all(self, paths: Sequence[str]) -> None:
+        """Hash several files side by side; those of submodules when they are asked for."""
+        self._files.hash_all([path for path in paths if self._part(path)[0] is None])
+
     def inode(self, path: str) -> tuple[int, int] | None:
         """None: git knows no second names."""
         return None

@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
 
+from cache.contexts import KnownContexts
 from engine.context import BuildContext, Context
 from engine.images.reference import Reference, parse_reference
 from engine.layers.entry import Entry, EntryType
@@ -82,13 +83,19 @@ def image_names(contexts: Iterable[NamedContext]) -> Mapping[str, str]:
     return {f"context:{one.name}": one.value for one in contexts if one.kind is ContextKind.IMAGE}
 
 
-def open_contexts(contexts: Iterable[NamedContext], remotes: Remotes) -> dict[str, BuildContext]:
-    """The files of the contexts that have some, by name. A folder's .dockerignore counts; a repository is fetched when
-    a step first looks into it. Raises UsageError, MachinefileError (a bad .dockerignore)."""
+def open_contexts(
+    contexts: Iterable[NamedContext], remotes: Remotes, known: KnownContexts | None = None
+) -> dict[str, BuildContext]:
+    """The files of the contexts that have some, by name. A folder's .dockerignore counts, and what is `known` of its
+    files; a repository is fetched when a step first looks into it.
+
+    Raises UsageError, MachinefileError (a bad .dockerignore).
+    """
     found: dict[str, BuildContext] = {}
     for one in contexts:
         if one.kind is ContextKind.FOLDER:
-            found[one.name] = Context(Path(one.value), _ignore_rules(Path(one.value)))
+            folder = Path(one.value)
+            found[one.name] = Context(folder, _ignore_rules(folder), known.of(folder) if known is not None else None)
         elif one.kind is ContextKind.REPOSITORY:
             found[one.name] = RepositoryContext(one, remotes.context)
     return found
@@ -122,6 +129,11 @@ class RepositoryContext:
         """The sha256 of a file's content, in hex."""
         tree, inside = self._find(path)
         return tree.digest(inside)
+
+    def hash_all(self, paths: Sequence[str]) -> None:
+        """Hash several files side by side."""
+        tree, _ = self._find("")
+        tree.hash_all([self._find(path)[1] for path in paths])
 
     def inode(self, path: str) -> tuple[int, int] | None:
         """None: git knows no second names."""

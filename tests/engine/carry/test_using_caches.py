@@ -205,6 +205,30 @@ def test_a_rebuilt_parent_that_is_the_same_stops_there(elsewhere: Elsewhere) -> 
     assert elsewhere.place.reads == reads, "what came by its content was kept too"
 
 
+TTL = "FROM base\nRUN --ttl=1d write a 1\nRUN write b 2\n"
+
+
+def test_a_result_elsewhere_is_as_old_as_it_is_there(elsewhere: Elsewhere) -> None:
+    cold = elsewhere.fill(TTL)
+    index = elsewhere.place.index
+    aged = {
+        key: replace(entry, result=replace(entry.result, created=entry.result.created - 2 * 86_400))
+        for key, entry in index.entries.items()
+    }
+    elsewhere.place.index = replace(index, entries=aged)
+    report = elsewhere.build(TTL)
+    assert (report.digest, report.run) == (cold.digest, 1), "what stands on it came out the same"
+
+
+def test_what_stands_on_a_step_with_a_time_to_live_is_found_elsewhere(elsewhere: Elsewhere) -> None:
+    cold = elsewhere.fill(TTL)
+    report = elsewhere.build(TTL)
+    assert (report.digest, report.run) == (cold.digest, 0)
+    reads = elsewhere.place.reads
+    assert elsewhere.build(TTL).run == 0
+    assert elsewhere.place.reads == reads
+
+
 def test_a_push_of_what_the_registry_has_fetches_nothing(elsewhere: Elsewhere) -> None:
     cold = elsewhere.fill()
     manifest, _ = elsewhere.first.image(cold.digest)
