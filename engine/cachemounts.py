@@ -28,7 +28,7 @@ from cache.store import Store
 from engine.vm.disks import clone, scratch_image
 from machinefile.errors import InterruptedBuildError, UsageError
 from machinefile.sizes import parse_size
-from machinefile.steps import Sharing
+from machinefile.steps import FromContext, FromStep, Mount, Sharing
 
 _DEFAULT_BYTES = 32 << 30
 _LEAST_BYTES = 16 << 20
@@ -39,6 +39,8 @@ _STRICTEST = (Sharing.LOCKED, Sharing.PRIVATE, Sharing.SHARED)
 
 Merge = Callable[[Path, Path], None]
 """Brings what the first disk has and the second lacks, or has older, into the second."""
+Seed = Callable[["CacheRequest", Path], bool]
+"""Writes a disk that an empty cache begins with, if there is one elsewhere; whole where it says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,15 @@ class CacheRequest:
     def identity(self) -> str:
         """The name of its folder."""
         return hashlib.sha256(json.dumps([self.id, self.origin, self.owner]).encode()).hexdigest()
+
+
+def plain_request(mount: Mount) -> CacheRequest | None:
+    """The cache that a mount asks for; None for one that begins with the files of a step or a context."""
+    if isinstance(mount.origin, (FromStep, FromContext)):
+        return None
+    below = mount.source.strip("/")
+    owner = (mount.mode, mount.uid, mount.gid)
+    return CacheRequest(mount.id, mount.sharing, f"/{below}" if below else "", owner)
 
 
 class BorrowedCache:
@@ -100,8 +111,9 @@ class BorrowedCache:
 class CacheMounts:
     """The caches of a store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, seed: Seed | None = None) -> None:
         self._store = store
+        self._seed = seed
         self._root = store.root / "mounts"
 
     @contextmanager
@@ -110,7 +122,8 @@ class CacheMounts:
     ) -> Iterator[dict[str, BorrowedCache]]:
         """Hold the caches for a step; by identity. `waiting` is called once with the id of one that is in use.
 
-        Raises InterruptedBuildError when `cancelled` is set while it waits, StoreError, UsageError (`usage`).
+        One that is empty begins with what `seed` has of it. Raises InterruptedBuildError when `cancelled` is set while
+        it waits, StoreError, UsageError (`usage`).
         """
         requests: dict[str, CacheRequest] = {}
         for request in wanted:
@@ -122,7 +135,29 @@ class CacheMounts:
                 identity: stack.enter_context(self._held(requests[identity], cancelled, waiting))
                 for identity in sorted(requests)
             }
+            for identity, folder in folders.items():
+                self._fill(requests[identity], folder, cancelled)
             yield {identity: self._copied(folder, stack) for identity, folder in folders.items()}
+
+    def disk(self, request: CacheRequest) -> Path:
+        """Where the disk of a cache is, or would be, that no step has for itself alone."""
+        return self._root / request.identity / "0" / "disk"
+
+    def _fill(self, request: CacheRequest, folder: Path, cancelled: threading.Event) -> None:
+        """Let an empty cache begin with what there is of it elsewhere."""
+        if self._seed is None or (folder / "disk").exists():
+            return
+        with _until_locked(folder / "renewed", fcntl.LOCK_EX, cancelled):
+            if (folder / "disk").exists():
+                return  # another step has brought it
+            mine = self._store.folder()
+            try:
+                if self._seed(request, mine / "disk"):
+                    with store_errors("keeping a cache"):
+                        _flush(mine / "disk")
+                        publish(mine / "disk", folder / "disk")
+            finally:
+                shutil.rmtree(mine, ignore_errors=True)
 
     def _copied(self, folder: Path, stack: ExitStack) -> BorrowedCache:
         mine = self._store.folder()

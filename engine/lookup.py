@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from cache.index import Kind
 from cache.results import StepResult
 from cache.store import Store
+from engine.carry.carried import CarriedResults
+from engine.carry.sources import Found
 from machinefile.durations import format_age
 from machinefile.stages import Layout
 from machinefile.steps import Run, Step
@@ -51,10 +54,14 @@ class CachePolicy:
 class Results:
     """The results that one build may use, wherever they are."""
 
-    def __init__(self, store: Store, policy: CachePolicy | None = None) -> None:
+    def __init__(self, store: Store, policy: CachePolicy | None = None, carried: CarriedResults | None = None) -> None:
+        """`carried` has those of other caches, which count after our own once `look_elsewhere` was called."""
         self._store = store
+        self._carried = carried
+        self._elsewhere = False
         self._policy = policy or CachePolicy()
         self._begun = time.time()
+        self._made: set[str] = set()
         self._seen: set[str] = set()
         """The layers that were in the store a moment ago."""
         self._seen_since = 0.0
@@ -63,17 +70,50 @@ class Results:
         """Why no result from before this build is used for a step, in words; empty when one may be."""
         return self._policy.refuses(step)
 
-    def by_definition(self, step: Step, key: str) -> StepResult | None:
-        """The result under a definition key."""
-        if self.refused(step):
-            return None
-        if time.monotonic() - self._seen_since > _MOMENT:
-            self._seen, self._seen_since = set(), time.monotonic()
-        return self._young(step, self._store.result(Kind.RESULT, key, self._seen))
+    def look_elsewhere(self) -> bool:
+        """From now on, ask other caches too; False if there are none, or they are asked already."""
+        before, self._elsewhere = self._elsewhere, self._carried is not None
+        return self._elsewhere and not before
+
+    def by_definition(self, step: Step, key: str, depth: int = 0) -> StepResult | None:
+        """The result under a definition key; `depth` is which step since FROM it is, if that is known."""
+        if key in self._made:
+            return self._store.result(Kind.RESULT, key)
+        return self._first(step, self._candidates(Kind.RESULT, key, depth))
 
     def by_content(self, step: Step, key: str) -> StepResult | None:
         """The result under a content key."""
-        return None if self.refused(step) else self._young(step, self._store.result(Kind.CONTENT, key))
+        return self._first(step, self._candidates(Kind.CONTENT, key, 0))
+
+    def _first(self, step: Step, candidates: Iterator[StepResult]) -> StepResult | None:
+        if self.refused(step):
+            return None
+        return next((found for found in candidates if self._young(step, found) is not None), None)
+
+    def _candidates(self, kind: Kind, key: str, depth: int) -> Iterator[StepResult]:
+        """What is here, then what is elsewhere: its layers may not be here yet."""
+        if time.monotonic() - self._seen_since > _MOMENT:
+            self._seen, self._seen_since = set(), time.monotonic()
+        if (here := self._store.result(kind, key, self._seen)) is not None:
+            yield here
+        if self._carried is not None and self._elsewhere:
+            yield from self._carried.by_definition(key, depth) if kind is Kind.RESULT else self._carried.by_content(key)
+
+    def source_of(self, key: str, result: StepResult) -> Found | None:
+        """Where a result under a definition key came from; None for our own."""
+        return self._carried.source_of(key, result) if self._carried is not None else None
+
+    def refused_elsewhere(self, key: str) -> str:
+        """Why a result that another cache has under a definition key is not used, in words; empty for none."""
+        return self._carried.caches.refusal(key) if self._carried is not None and self._elsewhere else ""
+
+    def is_carried(self, key: str, result: StepResult) -> bool:
+        """Whether other caches gave a result, by its definition key or its content."""
+        return self._carried is not None and self._carried.gave(key, result)
+
+    def made_now(self, key: str) -> None:
+        """This build made the result under that definition key: it counts from now on, whatever the policy says."""
+        self._made.add(key)
 
     def on_top_of(self, below: StepResult, step: Step, content_key: str) -> StepResult | None:
         """The result under a content key, as one of a step that stands on `below`."""

@@ -121,28 +121,47 @@ class Plan:
 def make_plan(
     graph: BuildGraph, bases: Mapping[str, Base], contexts: Mapping[str, HashedTree], store: Store, results: Results
 ) -> Plan:
-    """Compute every key and look each one up. Reads the context and the index; runs nothing.
+    """Compute every key and look each one up: in other caches only if something needed is missing here. Reads the
+    context and the index; runs nothing.
 
     Raises MachinefileError when the context lacks a file, with the instruction's place.
     """
     platforms = step_platforms(graph)
     keys: dict[str, str] = {}
-    planned: list[PlannedStep] = []
-    done: dict[str, PlannedStep] = {}
+    records: dict[str, Record] = {}
     dated: set[str] = set()
     for step in graph.steps:
         try:
             record = record_of(step, platforms[step.id], keys.__getitem__, contexts)
         except MbuildError as error:
             raise located(error, step) from error
-        keys[step.id] = key = record.key()
+        keys[step.id] = record.key()
+        records[step.id] = record
         on_dated = not dated.isdisjoint((step.parent, *step.inputs))
-        one = _look_up(step, platforms[step.id], record, key, done, bases, store, results, dated=on_dated)
         if on_dated or ttl_of(step) is not None or (step.makes_layer and results.refused(step)):
             dated.add(step.id)
-        done[step.id] = one
-        planned.append(one)
-    return Plan((graph,), tuple(planned), bases)
+
+    def looked_up() -> Plan:
+        done: dict[str, PlannedStep] = {}
+        depths: dict[str | None, int] = {None: 0}
+        for step in graph.steps:
+            depths[step.id] = depths[step.parent] + step.makes_layer
+            done[step.id] = _look_up(
+                step,
+                platforms[step.id],
+                records[step.id],
+                keys[step.id],
+                done,
+                bases,
+                store,
+                results,
+                depths[step.id],
+                dated=not dated.isdisjoint((step.parent, *step.inputs)),
+            )
+        return Plan((graph,), tuple(done.values()), bases)
+
+    plan = looked_up()
+    return looked_up() if plan.to_run() and results.look_elsewhere() else plan
 
 
 NEVER_BUILT = "never built with these inputs"
@@ -192,6 +211,7 @@ def _look_up(
     bases: Mapping[str, Base],
     store: Store,
     results: Results,
+    depth: int,
     *,
     dated: bool,
 ) -> PlannedStep:
@@ -205,11 +225,13 @@ def _look_up(
         return PlannedStep(step, platform, record, key, hit, "changes the configuration only")
     waiting = missing_below(step, done)
     if not dated:
-        result = results.by_definition(step, key)
+        result = results.by_definition(step, key, depth)
     else:
         result = None if waiting else _made_of_the_same(step, record, done, bases, results)
     if result is not None:
-        return PlannedStep(step, platform, record, key, True, "built before", result, dated=dated)
+        found = results.source_of(key, result)
+        reason = f"in the cache {found.label}" if found is not None else "built before"
+        return PlannedStep(step, platform, record, key, True, reason, result, dated=dated)
     reason = _why_missing(step, key, waiting, results, dated=dated)
     return PlannedStep(step, platform, record, key, False, reason, dated=dated)
 
@@ -236,6 +258,8 @@ def _why_missing(step: Step, key: str, waiting: str, results: Results, *, dated:
         return waits_for(waiting)
     if dated and results.by_definition(step, key) is not None:
         return "built before, of other files than are there now"
+    if not dated and (said := results.refused_elsewhere(key)):
+        return said
     if results.was_made(key):
         return EVICTED
     return waits_for(waiting) if waiting else NEVER_BUILT

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from machinefile.platform import Platform
+
+if TYPE_CHECKING:
+    from engine.carry.export import ExportReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class BuildReport:
     restores: int
     """MicroVMs that were started."""
     seconds: float
+    exports: ExportReport | None = None
+    """What came of --cache-to; None where there was none. What failed is in it, and nobody else has told of it."""
 
     @property
     def config_digest(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from engine.carry.spec import CacheSource, CacheTarget
 from engine.lookup import CachePolicy
 from engine.output.annotations import NO_ANNOTATIONS, Annotations
 from engine.output.spec import OutputSpec
@@ -48,7 +49,10 @@ class BuildRequest:
     """Fail before anything runs if something would have to."""
     platforms: tuple[Platform, ...] = ()
     """--platform with several, each once: an image for each, and an index of them. Empty for that of `options`."""
-
+    cache_from: tuple[CacheSource, ...] = ()
+    """--cache-from."""
+    cache_to: tuple[CacheTarget, ...] = ()
+    """--cache-to, but for `type=inline`."""
     inline_cache: bool = False
     """--cache-to type=inline: the image says which keys its layers have."""
 

@@ -12,9 +12,6 @@ from machinefile.steps import NetworkMode
 from mbuild.network import add_network_options
 
 _LATER = {
-    "--cache-from": 1,
-    "--cache-to": 1,
-    "--load": 0,
     "--attest": 1,
 }
 """Words of docker build that are understood and cannot be done yet, with how many arguments each takes."""
@@ -98,6 +95,13 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="STAGE[,STAGE...]",
         help="run every step of these stages, whatever the store holds; may be repeated",
+    )
+    add(
+        "--cache-from",
+        action="append",
+        default=[],
+        metavar="type=registry,ref=NAME",
+        help="look for the results of steps there too: a registry, a folder (type=local,src=), an object store (s3://)",
     )
     add("--pull", action="store_true", help="ask the registry for every base (always done: a name is looked up anew)")
     add_step_options(parser)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.carry.spec import CacheSource, CacheTarget, CacheType
 from engine.images.reference import Reference
 from engine.lookup import CachePolicy
 from engine.output.annotations import parse_annotations
@@ -55,6 +56,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         )
     path = find_machinefile(options.file, context)
     contexts = tuple({one.name: one for one in map(parse_context, options.build_context)}.values())
+    targets = _cache_targets(options)
     platforms = parse_platforms(options.platform or [os.environ.get("DOCKER_DEFAULT_PLATFORM", "")])
     return BuildRequest(
         machinefile=read_machinefile(path),
@@ -65,6 +67,9 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         outputs=parse_outputs(_outputs(options), terminal=sys.stdout.isatty()),
         cache=_cache_policy(options),
         fail_on_miss=getattr(options, "fail_on_miss", False),
+        cache_from=_cache_sources(options),
+        cache_to=tuple(target for target in targets if target.type is not CacheType.INLINE),
+        inline_cache=any(target.type is CacheType.INLINE for target in targets),
         annotations=parse_annotations(getattr(options, "annotation", ())),
         contexts=contexts,
         jobs=options.jobs,
@@ -99,9 +104,32 @@ def _agents(options: argparse.Namespace) -> tuple[AgentSource, ...]:
 
 
 def _outputs(options: argparse.Namespace) -> list[str]:
-    """-o, and --push, which is short for an image that is pushed under its names."""
+    """-o; --push, which is short for an image that is pushed under its names; and --load, for one that is in the store
+    under them."""
     outputs: list[str] = list(getattr(options, "output", ()))
-    return [*outputs, "type=image,push=true"] if getattr(options, "push", False) else outputs
+    if getattr(options, "push", False):
+        outputs.append("type=image,push=true")
+    if getattr(options, "load", False) and options.tag:
+        outputs.append("type=image")
+    return outputs
+
+
+def _cache_sources(options: argparse.Namespace) -> tuple[CacheSource, ...]:
+    given: list[str] = getattr(options, "cache_from", [])
+    if not given:
+        return ()
+    from engine.carry.flags import parse_sources
+
+    return parse_sources(given)
+
+
+def _cache_targets(options: argparse.Namespace) -> tuple[CacheTarget, ...]:
+    given: list[str] = getattr(options, "cache_to", [])
+    if not given:
+        return ()
+    from engine.carry.flags import parse_targets
+
+    return parse_targets(given)
 
 
 def find_machinefile(given: str, context: Path) -> Path | None:

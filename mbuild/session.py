@@ -13,9 +13,15 @@ from engine.events import Observer
 from machinefile.errors import StoreError
 
 if TYPE_CHECKING:
+    from cache.carry.place import CachePlace
+    from engine.carry.export import OpenTarget
+    from engine.carry.open import PlaceOpener
+    from engine.carry.sources import Trust
+    from engine.carry.spec import CacheSource, CacheTarget
     from engine.driver import Driver
     from engine.images.registry_flags import RegistryFlags
     from engine.images.source import ImageSources
+    from engine.images.upload import Open
     from engine.machines.make import MachineMaker
     from engine.output.index import Built
     from engine.vm.execution import Sandbox
@@ -63,9 +69,9 @@ def open_driver(
 
     with open_images(cache_dir, observer, cancelled, flags) as (store, source):
 
-        def push_all(built: Built, names: Sequence[str]) -> None:
+        def push_all(built: Built, names: Sequence[str], open_blob: Open) -> None:
             for name in names:
-                push(store, source.registry(), built.digest, Reference.parse(name), observer, cancelled)
+                push(store, source.registry(), built.digest, Reference.parse(name), observer, cancelled, open_blob)
 
         def machines() -> MachineMaker:
             from engine.machines.make import MachineMaker
@@ -73,4 +79,32 @@ def open_driver(
 
             return MachineMaker(store, QemuHypervisor(store.vm_folder, observer), observer, cancelled)
 
-        yield Driver(store, source, lambda: make_sandbox(store, observer), observer, cancelled, push_all, machines)
+        def open_source(named: CacheSource) -> CachePlace:
+            return _opener(store, source, observer, cancelled).source(named)
+
+        def open_trust(keys: Sequence[Path]) -> Trust:
+            from cache.carry.signing import Verifier
+
+            return Verifier.from_files(keys)
+
+        def open_target(named: CacheTarget) -> OpenTarget:
+            return _opener(store, source, observer, cancelled).target(named)
+
+        yield Driver(
+            store,
+            source,
+            lambda: make_sandbox(store, observer),
+            observer,
+            cancelled,
+            push_all,
+            machines,
+            open_source=open_source,
+            open_trust=open_trust,
+            open_target=open_target,
+        )
+
+
+def _opener(store: Store, source: ImageSources, observer: Observer, cancelled: threading.Event) -> PlaceOpener:
+    from engine.carry.open import PlaceOpener
+
+    return PlaceOpener(store, source.registry, observer, cancelled)

@@ -24,6 +24,7 @@ from machinefile.errors import UntrustedDataError
 _MAGIC = b"MBRUNS\0\1"
 _NUMBER = struct.Struct("<Q")
 _RUN = struct.Struct("<QQ")
+HEAD_BYTES = len(_MAGIC) + _NUMBER.size
 _PAGE = 4096
 _PIECE = 1 << 20
 _ZEROS = bytes(_PAGE)
@@ -83,6 +84,14 @@ def digest_of_runs(path: Path) -> str:
     with path.open("rb") as file:
         write_runs(file, summed.update)
     return f"sha256:{summed.hexdigest()}"
+
+
+def length_said(head: bytes) -> int | None:
+    """How long the file is whose stream begins so (HEAD_BYTES of it); None for no stream."""
+    if len(head) < HEAD_BYTES or not head.startswith(_MAGIC):
+        return None
+    (length,) = _NUMBER.unpack_from(head, len(_MAGIC))
+    return int(length)
 
 
 class RunReader:
@@ -155,10 +164,13 @@ class RunReader:
                 )
         return True
 
-    def finish(self, digest: str) -> None:
-        """Raises UntrustedDataError: `machine-corrupt` for a stream that is cut, `digest-mismatch`."""
+    def finish(self, digest: str = "") -> None:
+        """Raises UntrustedDataError: `machine-corrupt` for a stream that is cut, `digest-mismatch` if a digest is given
+        and the stream has another."""
         if not self._ended or self._left or self._pending:
             raise self._corrupt("is cut short")
+        if not digest:
+            return
         actual = f"sha256:{self._hash.hexdigest()}"
         if actual != digest:
             raise UntrustedDataError(

@@ -26,7 +26,7 @@ from machinefile.imageconfig import Pairs
 from machinefile.steps import FromContext, FromStep, Mount, MountType, Run
 
 if TYPE_CHECKING:
-    from engine.cachemounts import BorrowedCache, CacheRequest
+    from engine.cachemounts import BorrowedCache, CacheRequest, Seed
 
 Layers = tuple[Layer, ...]
 _TOP = "mounted"
@@ -70,6 +70,10 @@ class MountMaker:
     secrets: Secrets
     tell: Callable[[str], None]
     """Says in a line what is waited for."""
+    seed: Seed | None = None
+    """Where an empty cache may have something to begin with."""
+    borrowed: dict[str, CacheRequest] = field(default_factory=dict)
+    """The caches that steps have had, by identity."""
     _of_contexts: dict[tuple[str, str], MountedFiles] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -85,7 +89,8 @@ class MountMaker:
         from engine.cachemounts import CacheMounts  # with the disks of microVMs, which a cached build has no use for
 
         wanted = {mount: self._cache_request(mount) for mount in operation.mounts if mount.type is MountType.CACHE}
-        caches = CacheMounts(self.store)
+        caches = CacheMounts(self.store, self.seed)
+        self.borrowed.update({request.identity: request for request, _ in wanted.values()})
         with caches.borrow([request for request, _ in wanted.values()], cancelled, self._waiting) as held:
             mounts: list[GuestMount] = []
             for mount in operation.mounts:
@@ -129,12 +134,12 @@ class MountMaker:
         return replace(made, mode=mount.mode, uid=mount.uid, gid=mount.gid)
 
     def _cache_request(self, mount: Mount) -> tuple[CacheRequest, MountedFiles | None]:
-        from engine.cachemounts import CacheRequest
+        from engine.cachemounts import CacheRequest, plain_request
 
+        plain = plain_request(mount)
+        if plain is not None:
+            return plain, None
         owner = (mount.mode, mount.uid, mount.gid)
-        if not isinstance(mount.origin, (FromStep, FromContext)):
-            below = mount.source.strip("/")
-            return CacheRequest(mount.id, mount.sharing, f"/{below}" if below else "", owner), None
         files = self.files_of(mount)
         if files.is_file:
             raise MachinefileError.one(

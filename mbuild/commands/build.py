@@ -52,6 +52,15 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         help="write what the steps reached over the network into a file, as JSON lines",
     )
     parser.add_argument("--push", action="store_true", help="push the image under its names: -o type=image,push=true")
+    parser.add_argument("--load", action="store_true", help="keep the image in the store: done without it, too")
+    parser.add_argument(
+        "--cache-to",
+        action="append",
+        default=[],
+        metavar="type=registry,ref=NAME[,mode=max]",
+        help="send the results of steps there when the build is done: a registry, a folder (type=local,dest=), an "
+        "object store (s3://), the image itself (type=inline)",
+    )
     parser.add_argument(
         "--annotation",
         action="append",
@@ -108,6 +117,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     # Standard output may be an output's bytes, which nothing may stand behind.
     if not to_stdout and not options.invoke and (options.quiet or not sys.stdout.isatty()):
         print(report.digest)
+    if report.exports is not None and report.exports.failure is not None:
+        raise report.exports.failure  # now that all else is written
     if options.invoke:
         from mbuild.commands.debug import inside, parse_invoke
 
@@ -140,6 +151,12 @@ def _metadata(report: BuildReport) -> dict[str, object]:
         "steps": {"hit": report.hit, "run": report.run, "total": report.total},
         "vm.restores": report.restores,
         "duration_s": round(report.seconds, 3),
+        "cache": {
+            "exported": [
+                {"to": one.label, "entries": one.entries, "mounts": one.mounts, "sent": one.sent}
+                for one in (report.exports.exported if report.exports is not None else ())
+            ]
+        },
     }
 
 

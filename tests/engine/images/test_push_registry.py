@@ -95,6 +95,19 @@ def test_skopeo_reads_what_was_pushed(registry, pushed_image, tmp_path) -> None:
         assert (tmp_path / "layout/blobs/sha256" / hex_part(digest)).read_bytes() == data
 
 
+def test_an_image_that_is_looked_for_first_and_is_there_only_gets_its_tag(registry, pushed_image) -> None:
+    def opened(digest: str) -> io.BytesIO:
+        raise AssertionError("nothing needs to be sent")
+
+    with anonymous() as client:
+        first = push(client, pushed_image, registry, "looked/for:1", look_first=True)
+        assert first.sent == 3
+        reference = Reference.parse(f"{registry.address}/looked/for:2")
+        again = push_image(client, reference, pushed_image.data, opened, look_first=True)
+        assert (again.sent, again.there) == (0, 3)
+    assert raw(registry, "looked/for:2") == pushed_image.data
+
+
 def test_an_index_keeps_its_digest(registry, new_image) -> None:
     ones = [Image(new_image(name.encode(), Platform("linux", name)), 2) for name in ("amd64", "arm64")]
     entries = tuple(

@@ -1,0 +1,333 @@
+"""--cache-to: what goes out, and that only what is new does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from export_place import FakeSigner, MemoryPlace
+
+from cache.carry.artifact import RECORDS_TYPE
+from cache.carry.entry import CacheEntry
+from cache.carry.index import CacheIndex, parse_index
+from cache.index import Kind
+from cache.results import Layer
+from cache.store import Store
+from engine.carry.export import OpenTarget
+from engine.carry.records import read_records
+from engine.carry.settle import Signs
+from engine.carry.spec import CacheMode, CacheTarget, CacheType
+from engine.events import Note, TransferProgress, WarningRaised
+from engine.images import mediatype
+from engine.output.compress import DEFAULT
+from engine.report import BuildReport
+from machinefile.errors import HostError, StepError, TransferError, UsageError
+from machinefile.platform import Platform
+
+if TYPE_CHECKING:
+    from conftest import Workshop
+
+TEXT = """
+FROM base AS tools
+RUN write tool made
+RUN write other made
+FROM base
+COPY a /a
+COPY b /b
+COPY --from=tools /tool /tool
+RUN write last yes
+"""
+
+
+class Shipping:
+    """Builds that send their cache to a place in memory."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
+        self.place = MemoryPlace()
+        self.signer: Signs | None = None
+
+    def open(self, target: CacheTarget) -> OpenTarget:
+        return OpenTarget(target, self.place, self.signer)
+
+    def build(self, text: str = TEXT, mode: CacheMode = CacheMode.MAX, **options: object) -> BuildReport:
+        wanted = {name: options.pop(name) for name in ("ignore_error", "mounts") if name in options}
+        target = CacheTarget(CacheType.FSSPEC, "memory://here", mode=mode, **wanted)  # type: ignore[arg-type]
+        platforms = options.pop("platforms", ())
+        request = replace(
+            self.workshop.request(text, **options),  # type: ignore[arg-type]
+            cache_to=(target,),
+            platforms=platforms,  # type: ignore[arg-type]
+        )
+        driver = self.workshop.driver
+        driver.open_target = self.open
+        return driver.build(request)
+
+    @property
+    def index(self) -> CacheIndex:
+        return self.place.index
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self.place.sent.clear()
+        self.workshop.events.clear()
+        self.place.published = 0
+
+    @property
+    def notes(self) -> list[str]:
+        return [event.message for event in self.workshop.events if isinstance(event, Note)]
+
+
+@pytest.fixture
+def shipping(workshop: Workshop) -> Shipping:
+    workshop.write("a", "one")
+    workshop.write("b", "two")
+    return Shipping(workshop)
+
+
+def kinds(shipping: Shipping) -> list[str]:
+    return sorted(shipping.place.types[digest] for digest in shipping.place.sent)
+
+
+def test_all_stages_go_out_with_mode_max_and_the_image_alone_with_min(shipping: Shipping) -> None:
+    shipping.build(mode=CacheMode.MIN)
+    assert len(shipping.index.entries) == 4
+    shipping.build(mode=CacheMode.MAX)
+    assert len(shipping.index.entries) == 6
+
+
+def test_what_goes_out_is_what_the_store_knows_and_the_image_has(shipping: Shipping) -> None:
+    report = shipping.build()
+    plan = shipping.workshop.plan(TEXT)
+    assert shipping.index.entries.keys() == {planned.key for planned in plan.counted()}
+    layers = {descriptor.digest for descriptor in shipping.workshop.image(report.digest)[0].layers}
+    base = {descriptor.digest for descriptor in shipping.workshop.image(report.digest)[0].layers[:1]}
+    assert layers - base <= shipping.index.layers().keys()
+    for planned in plan.counted():
+        entry = shipping.index.entries[planned.key]
+        result = planned.result
+        assert result is not None
+        assert [one.diff_id for one in entry.result.layers] == [one.diff_id for one in result.layers]
+        # The content key is the one that the store would look for.
+        kept = shipping.workshop.store.index.get(Kind.CONTENT, entry.content)
+        assert kept == result.to_json()
+    assert set(shipping.index.packings.values()) == {DEFAULT.identity}
+    assert all(layer.media_type == mediatype.OCI_LAYER_GZIP for layer in shipping.index.layers().values())
+    assert parse_index(shipping.index.to_json(), "it").to_json() == shipping.index.to_json()
+
+
+def test_a_second_export_sends_and_writes_nothing(shipping: Shipping) -> None:
+    first = shipping.build()
+    shipping.forget()
+    second = shipping.build()
+    assert shipping.place.sent == []
+    assert shipping.place.published == 0
+    assert second.exports is not None
+    assert first.exports is not None
+    assert (second.exports.exported[0].entries, second.exports.exported[0].sent) == (0, 0)
+    assert (first.exports.exported[0].entries, first.exports.exported[0].sent > 0) == (6, True)
+    assert "nothing new for the cache in memory" in shipping.notes
+
+
+def test_after_a_change_of_one_file_its_layer_and_the_records_are_sent(shipping: Shipping) -> None:
+    shipping.build()
+    before = dict(shipping.index.entries)
+    shipping.forget()
+    shipping.workshop.write("b", "changed")
+    shipping.build()
+    assert kinds(shipping) == [RECORDS_TYPE, mediatype.OCI_LAYER_GZIP]
+    assert shipping.place.published == 1
+    assert before.items() <= shipping.index.entries.items()
+    assert len(shipping.index.entries) == len(before) + 3
+
+
+def test_an_empty_store_exports_what_another_built_the_same(shipping: Shipping, tmp_path: Path) -> None:
+    shipping.build()
+    shipping.forget()
+    with Store(tmp_path / "other") as other:
+        shipping.workshop.store = other
+        shipping.build()
+    assert shipping.place.sent == []
+
+
+def test_exports_add_to_what_others_put_there_meanwhile(shipping: Shipping) -> None:
+    theirs = Shipping(shipping.workshop)
+    theirs.build("FROM base\nRUN write theirs yes\n")
+
+    def meanwhile(place: MemoryPlace) -> None:
+        place.blobs.update(theirs.place.blobs)
+        place.index = place.index.merged(theirs.index)
+
+    shipping.place.before_publish = meanwhile
+    shipping.build()
+    assert theirs.index.entries.items() <= shipping.index.entries.items()
+    assert len(shipping.index.entries) == 7
+
+
+def test_a_blob_that_the_place_lost_is_sent_again(shipping: Shipping) -> None:
+    shipping.build()
+    shipping.forget()
+    lost = max(shipping.index.layers())
+    del shipping.place.blobs[lost]
+    shipping.build()
+    assert shipping.place.sent == [lost]
+
+
+def test_records_that_the_place_lost_are_sent_again(shipping: Shipping) -> None:
+    shipping.build()
+    shipping.forget()
+    (lost,) = shipping.index.packs
+    del shipping.place.blobs[lost]
+    shipping.build()
+    assert shipping.place.sent == [lost]
+
+
+def test_records_tell_what_keys_are_made_of(shipping: Shipping) -> None:
+    shipping.build()
+    plan = shipping.workshop.plan(TEXT)
+    keys = [planned.key for planned in plan.counted()]
+    records = read_records(shipping.place, shipping.index, keys)
+    told = {planned.key: json.loads(json.dumps(planned.record.to_json())) for planned in plan.counted()}
+    assert records == told
+    assert len(shipping.index.packs) == 1
+
+
+def test_a_damaged_or_lying_pack_of_records_tells_nothing(shipping: Shipping) -> None:
+    shipping.build()
+    keys = list(shipping.index.entries)
+    pack = next(iter(shipping.index.packs))
+    whole = shipping.place.blobs[pack]
+    warned: list[str] = []
+    for damaged in (whole[:-1], whole[:-1] + b"?", b""):
+        shipping.place.blobs[pack] = damaged
+        assert read_records(shipping.place, shipping.index, keys, lambda error: warned.append(error.code)) == {}
+    assert warned == ["digest-mismatch"] * 3
+
+
+def test_signed_entries_keep_other_signatures_and_get_the_one_that_is_missing(shipping: Shipping) -> None:
+    shipping.signer = FakeSigner("one")
+    shipping.build()
+    shipping.signer = FakeSigner("two")
+    shipping.forget()
+    shipping.build()
+    assert shipping.place.sent == []
+    for entry in shipping.index.entries.values():
+        assert FakeSigner("one").trusts(entry)
+        assert FakeSigner("two").trusts(entry)
+    shipping.forget()
+    shipping.build()
+    assert shipping.place.published == 0
+
+
+def test_nobody_signs_a_layer_that_is_only_said_to_be_the_same(shipping: Shipping) -> None:
+    shipping.build()
+    key, entry = next(iter(shipping.index.entries.items()))
+    lie = "sha256:" + "0" * 64
+    shipping.place.blobs[lie] = b""
+    (layer,) = entry.result.layers[:1]
+    wrong = replace(entry, result=replace(entry.result, steps=(Layer(layer.diff_id, lie, 0, layer.media_type),)))
+    shipping.place.index = CacheIndex({key: wrong}, {}, shipping.index.packs, {lie: DEFAULT.identity})
+    shipping.signer = FakeSigner()
+    shipping.build()
+    assert lie not in {layer.digest for layer in shipping.index.layers().values()}
+    assert all(FakeSigner().trusts(entry) for entry in shipping.index.entries.values())
+
+
+def test_a_newer_result_of_a_step_takes_the_place_of_the_older(shipping: Shipping) -> None:
+    shipping.build()
+    old = shipping.index
+
+    def aged(entry: CacheEntry) -> CacheEntry:
+        return replace(entry, result=replace(entry.result, created=1000.0))
+
+    shipping.place.index = replace(old, entries={key: aged(entry) for key, entry in old.entries.items()})
+    shipping.forget()
+    shipping.build()
+    assert shipping.place.sent == []
+    assert all(entry.result.created > 1000 for entry in shipping.index.entries.values())
+
+
+def test_the_day_of_use_is_refreshed_now_and_then(shipping: Shipping) -> None:
+    shipping.build()
+    today = next(iter(shipping.index.entries.values())).used
+    for days, refreshed in ((3, False), (8, True)):
+        entries = {key: replace(entry, used=today - days) for key, entry in shipping.index.entries.items()}
+        shipping.place.index = replace(shipping.index, entries=entries)
+        shipping.build()
+        assert {entry.used for entry in shipping.index.entries.values()} == {today if refreshed else today - days}
+
+
+def test_a_failed_export_fails_after_all_else_is_there(shipping: Shipping) -> None:
+    shipping.place.failure = TransferError("the network is down", code="network")
+    report = shipping.build(names=("docker.io/library/app:1",))
+    assert shipping.workshop.store.names.get("docker.io/library/app:1") is not None
+    assert report.exports is not None
+    assert report.exports.failure is not None
+    assert report.exports.failure.exit_code == 4
+    assert "memory" in report.exports.failure.message
+    assert shipping.place.closed
+
+
+def test_a_failed_export_that_may_fail_is_a_warning(shipping: Shipping) -> None:
+    shipping.place.failure = TransferError("the network is down", code="network")
+    report = shipping.build(ignore_error=True)
+    assert report.exports is not None
+    assert report.exports.failure is None
+    warned = [event for event in shipping.workshop.events if isinstance(event, WarningRaised)]
+    assert [warning.code for warning in warned] == ["network"]
+
+
+def test_a_place_that_cannot_be_opened_is_told_before_anything_runs(shipping: Shipping) -> None:
+    def refuse(target: CacheTarget) -> OpenTarget:
+        raise HostError("s3fs is missing", code="package-missing")
+
+    shipping.open = refuse  # type: ignore[method-assign]
+    with pytest.raises(HostError, match="s3fs"):
+        shipping.build()
+    assert shipping.workshop.sandbox.executions == []
+    shipping.build(ignore_error=True)
+
+
+def test_a_build_that_fails_exports_nothing(shipping: Shipping) -> None:
+    with pytest.raises(StepError):
+        shipping.build("FROM base\nRUN write a b\nRUN fail 3\n")
+    assert shipping.place.sent == []
+    assert shipping.place.closed
+
+
+def test_without_an_opener_a_cache_goes_nowhere(shipping: Shipping) -> None:
+    request = replace(shipping.workshop.request(TEXT), cache_to=(CacheTarget(CacheType.FSSPEC, "memory://here"),))
+    with pytest.raises(UsageError):
+        shipping.workshop.driver.build(request)
+
+
+def test_several_platforms_go_out_in_one_cache(shipping: Shipping) -> None:
+    text = "FROM scratch\nARG TARGETARCH\nCOPY a /$TARGETARCH\nCOPY b /b\n"
+    shipping.build(text, CacheMode.MIN, platforms=(Platform("linux", "amd64"), Platform("linux", "arm64")))
+    assert len(shipping.index.entries) == 4
+
+
+def test_what_nobody_needed_and_nobody_has_is_left_out(shipping: Shipping) -> None:
+    shipping.build()
+    store = shipping.workshop.store
+    plan = shipping.workshop.plan(TEXT)
+    # The tools are gone, and what was made of them is there.
+    for planned in plan.counted():
+        if planned.step.stage == "tools":
+            store.index.drop(Kind.RESULT, planned.key)
+    elsewhere = Shipping(shipping.workshop)
+    report = elsewhere.build()
+    assert report.run == 0
+    assert len(elsewhere.index.entries) == 4
+    # The step that copies from them is there, under its definition alone.
+    assert sum(entry.content == key for key, entry in elsewhere.index.entries.items()) == 1
+
+
+def test_progress_tells_of_each_blob(shipping: Shipping) -> None:
+    shipping.build()
+    moved = [event for event in shipping.workshop.events if isinstance(event, TransferProgress)]
+    ended = {event.id for event in moved if event.finished and event.done == event.total}
+    assert ended == set(shipping.place.sent)
