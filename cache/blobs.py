@@ -85,6 +85,11 @@ class BlobStore:
             return False
         return size is None or found == size
 
+    def is_empty(self) -> bool:
+        """Whether there is none at all."""
+        with os.scandir(self._folder) as entries:
+            return next(entries, None) is None
+
     @contextmanager
     def writer(self, expected: str = "", growing: GrowingBlob | None = None) -> Iterator[BlobWriter]:
         """Write a blob: it gets its name when the context is left without an exception. `growing` is told how far it

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import BinaryIO
 
-from cache.growing import BlobFollower, GrowingBlob
+from cache.growing import BlobFollower
 from cache.results import Layer
 from cache.store import Store
-from engine.events import Note, Observer
+from engine.blobsources import BlobSources, Offer
+from engine.events import Observer
 from engine.images import mediatype
 from engine.images.config import ImageConfiguration
 from engine.images.descriptor import Descriptor
 from engine.images.image import ResolvedImage
 from engine.images.reference import Reference, parse_reference
 from engine.images.source import ImageSource
-from engine.origins import remember
-from engine.parallel import Background, in_parallel
-from machinefile.errors import InterruptedBuildError, MbuildError, StoreError
+from engine.parallel import in_parallel
+from machinefile.errors import MbuildError
 from machinefile.steps import SCRATCH, BaseImage, BaseReference
 
 PARALLEL = 4
-"""Layers, or bases, at a time."""
+"""Bases at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,13 @@ class Bases:
         self._named = named
         self._store = store
         self._source = source
-        self._observer = observer
         self._cancelled = cancelled
         self._found: dict[BaseReference, Base] = {}
         self._failed: dict[BaseReference, MbuildError] = {}
-        self._blobs: dict[str, tuple[ResolvedImage, Descriptor]] = {}
-        self._arriving: dict[str, GrowingBlob] = {}
-        self._arriving_lock = threading.Lock()
+        self._images: dict[str, tuple[ResolvedImage, Descriptor]] = {}
+        self.blobs = BlobSources(store, observer, cancelled)
+        """Where layers come from: the bases', and whatever else is added to it."""
+        self.blobs.add(self)
 
     def lookup(self, reference: BaseReference) -> BaseImage:
         """What resolving a Machinefile asks: which image a name stands for now. Reads no layers.
@@ -99,102 +99,29 @@ class Bases:
             in_parallel([partial(self._try_to_find, reference) for reference in wanted], PARALLEL, self._cancelled)
 
     def pull(self, layer: Layer) -> None:
-        """Bring a base's layer into the store, unless it is there; another process that does so is waited for.
-
-        Raises TransferError, UntrustedDataError, StoreError.
-        """
-        if not self._store.blobs.has(layer.digest, layer.size):
-            self._fetch(layer, None, threading.Event())
-            self._remember(layer)
+        """Bring a base's layer into the store: see BlobSources.pull."""
+        self.blobs.pull(layer)
 
     def pull_all(self, base: Base, stop: threading.Event | None = None) -> None:
-        """Bring all layers of a base into the store, a few at a time; the first failure stops the others, and so
-        does `stop`.
+        """Bring all layers of a base into the store: see BlobSources.pull_all."""
+        self.blobs.pull_all(base.layers, stop)
 
-        Raises as `pull`, and InterruptedBuildError.
-        """
-        wanted = self._missing(base)
-        in_parallel([partial(self._fetch, layer, None) for layer in wanted], PARALLEL, stop or self._cancelled)
-        for layer in wanted:
-            self._remember(layer)
-
-    @contextmanager
-    def pulling(self, base: Base, stop: threading.Event | None = None) -> Iterator[None]:
-        """As `pull_all`, while the caller reads the layers (see `open`) as they come; leaving waits for the rest.
-
-        A layer that comes for another base already is waited for, and read as it comes for that one. When both fail,
-        what the pull failed of is raised: it is why the other did.
-        """
-        wanted = self._missing(base)
-        with self._arriving_lock:
-            arriving = {layer.digest: GrowingBlob() for layer in wanted if layer.digest not in self._arriving}
-            self._arriving.update(arriving)
-
-        def end() -> None:  # also for those that never began
-            for blob in arriving.values():
-                blob.end()
-
-        tasks = [partial(self._fetch, layer, arriving.get(layer.digest)) for layer in wanted]
-        try:
-            with Background(tasks, PARALLEL, stop or self._cancelled, end):
-                yield
-        finally:
-            for digest, blob in arriving.items():
-                with self._arriving_lock:
-                    del self._arriving[digest]
-                blob.close()
-        for layer in wanted:
-            self._remember(layer)
+    def pulling(self, base: Base, stop: threading.Event | None = None) -> AbstractContextManager[None]:
+        """As `pull_all`, while the caller reads the layers: see BlobSources.pulling."""
+        return self.blobs.pulling(base.layers, stop)
 
     def open(self, layer: Layer) -> BinaryIO | BlobFollower:
-        """A layer's blob, compressed or not: out of the store, or as it comes. What nobody pulls yet is pulled first.
+        """A layer's blob, of a base or another: see BlobSources.open."""
+        return self.blobs.open(layer)
 
-        Raises as `pull`; InterruptedBuildError when what is on its way does not arrive.
-        """
-        arriving = self._arriving.get(layer.digest)
-        if arriving is not None:
-            if (follower := arriving.open()) is not None:
-                return follower
-            if not self._store.blobs.has(layer.digest, layer.size):
-                raise InterruptedBuildError
-        self.pull(layer)
-        return self._store.blobs.open(layer.digest)
-
-    def _missing(self, base: Base) -> list[Layer]:
-        wanted = {layer.digest: layer for layer in base.layers if not self._store.blobs.has(layer.digest, layer.size)}
-        return list(wanted.values())
-
-    def _fetch(self, layer: Layer, growing: GrowingBlob | None, stop: threading.Event) -> None:
-        if layer.digest not in self._blobs:
-            raise StoreError(
-                f"the store has lost the layer {layer.digest}",
-                code="blob-missing",
-                hint="build again: what is missing is made anew",
-            )
-        image, descriptor = self._blobs[layer.digest]
-
-        def waiting() -> None:
-            self._observer(Note(f"waiting for another pull of {layer.digest}"))
-
-        try:
-            with self._store.lock(f"blob {layer.digest}", cancelled=self._cancelled, waiting=waiting):
-                if not self._store.blobs.has(layer.digest, layer.size):
-                    with self._store.blobs.writer(layer.digest, growing) as writer:
-
-                        def sink(data: bytes) -> None:
-                            if stop.is_set():
-                                raise InterruptedBuildError
-                            writer.write(data)
-
-                        self._source.fetch_blob(image, descriptor, sink)
-        finally:
-            if growing is not None:
-                growing.end()
-
-    def _remember(self, layer: Layer) -> None:
-        reference = parse_reference(self._blobs[layer.digest][0].reference)
-        if isinstance(reference, Reference):
-            remember(self._store, [layer.digest], reference)
+    def offers(self, layer: Layer) -> Sequence[Offer]:
+        """Where a base's layer can be had."""
+        if layer.digest not in self._images:
+            return ()
+        image, descriptor = self._images[layer.digest]
+        reference = parse_reference(image.reference)
+        known = reference if isinstance(reference, Reference) else None
+        return (Offer(partial(self._source.fetch_blob, image, descriptor), known),)
 
     def _try_to_find(self, reference: BaseReference, stop: threading.Event) -> None:
         try:
@@ -215,7 +142,7 @@ class Bases:
             descriptor = found.descriptor
             kind = mediatype.as_oci(descriptor.media_type) or mediatype.OCI_LAYER_GZIP
             layers.append(Layer(found.diff_id, descriptor.digest, descriptor.size, kind))
-            self._blobs[descriptor.digest] = (image, descriptor)
+            self._images[descriptor.digest] = (image, descriptor)
         return Base(image.digest, tuple(layers), image)
 
 

@@ -23,6 +23,7 @@ from engine.schedule import Job, carry_out
 from engine.steps import local, remote, run, workdir
 from engine.steps.mounts import MountMaker
 from engine.steps.provisions import Provisions
+from engine.supply import LayerSupply, LostLayerError
 from engine.vm.execution import Sandbox
 from engine.vm.network.gate import EgressLog
 from machinefile.errors import InterruptedBuildError, MbuildError, StepError
@@ -41,6 +42,7 @@ class Build:
         sandbox: Sandbox,
         contexts: Mapping[str, BuildContext],
         remotes: Remotes,
+        supply: LayerSupply,
         observer: Observer,
         cancelled: threading.Event,
         *,
@@ -56,6 +58,7 @@ class Build:
         self._sandbox = sandbox
         self._contexts = contexts
         self._remotes = remotes
+        self._supply = supply
         self._tell = observer
         self._cancelled = cancelled
         self._known = results or Results(store)
@@ -72,17 +75,24 @@ class Build:
         self._labels: dict[str, str] = {}
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
+        self._lost: dict[str, LostLayerError] = {}
+        """What could not be done for want of a layer, and what needs it."""
+        self._unkept: dict[str, str] = {}
+        """The content keys of the results of other caches, by the ids of the steps."""
 
-    def run(self, goals: Sequence[str] = ()) -> tuple[StepResult, ...]:
+    def run(self, goals: Sequence[str] = (), *, whole: bool = True) -> tuple[StepResult, ...]:
         """Bring every missing result into the store and give the target's, one a platform; or those of the steps
-        `goals`.
+        `goals`. With `whole` all layers of these are in the store then; else those that no step read may be elsewhere.
 
-        Raises StepError, HostError, TransferError, or InterruptedBuildError soon after `cancelled` is set.
+        Raises StepError, HostError, TransferError, or InterruptedBuildError soon after `cancelled` is set;
+        LostLayerError when all that does not need a certain layer of another cache was done.
         """
         visible = self._below(goals) if goals else self._plan.by_id.keys()
         goals = goals or self._plan.results
         to_run = self._plan.to_run(goals)
         missing = {planned.step.id for planned in to_run}
+        if missing:
+            self._known.look_elsewhere()
         shown = [
             planned
             for planned in self._plan.steps
@@ -91,7 +101,7 @@ class Build:
         self._labels = labels_of(self._plan, shown)
         self._tell(Planned(tuple(self._labels.items())))
         read = {self._plan.root_of(step_id) for step_id in self._sources(to_run)}
-        needed = read.union(self._plan.root_of(step_id) for step_id in goals)
+        needed = read.union(self._plan.root_of(step_id) for step_id in goals if whole)
         jobs: list[Job] = []
         pulled: dict[str, str] = {}
         for planned in shown:
@@ -104,13 +114,46 @@ class Build:
                 jobs.append(Job(step.id, self._needs(planned), partial(self._bring, planned)))
             else:
                 self._tell(StepEnded(step.id, self._labels[step.id], Outcome.CACHED))
+        if whole and (missing or not all(map(self._is_here, goals))):
+            jobs += [
+                Job(f"layers of {one}", {one, self._plan.root_of(one)}, partial(self._complete, one)) for one in goals
+            ]
         carry_out(jobs, self._jobs, self._cancelled)
+        for lost in self._lost.values():
+            raise lost
         return tuple(self._results[step_id] for step_id in goals)
 
     @property
     def results(self) -> Mapping[str, StepResult]:
         """What is known of the results of steps, by their ids: those that were looked up, and those that were made."""
         return self._results
+
+    def is_here(self, goals: Sequence[str]) -> bool:
+        """Whether all layers of these steps are in the store, and `run` has nothing to do for them."""
+        bases = all(self._plan.base_of(goal).is_stored(self._store) for goal in goals)
+        return bases and not self._plan.to_run(goals) and all(map(self._is_here, goals))
+
+    def keep_fetched(self) -> None:
+        """Keep those results of other caches whose layers are all in the store by now."""
+        for planned in self._plan.steps:
+            result = self._results.get(planned.step.id)
+            if result is None or not all(map(self._supply.is_here, result.layers)):
+                continue
+            found = self._known.source_of(planned.key, result)
+            content = found.entry.content if found is not None else self._unkept.get(planned.step.id)
+            if content:
+                self._store.keep(planned.record, content, result)
+
+    def _is_here(self, step_id: str) -> bool:
+        return all(map(self._supply.is_here, self._results[step_id].layers))
+
+    def _complete(self, step_id: str, stop: threading.Event) -> None:
+        """Have the layers of a result here that nothing has read."""
+        if step_id not in self._lost:
+            try:
+                self._supply.bring(self._results[step_id].layers, stop)
+            except LostLayerError as error:
+                self._lost[f"layers of {step_id}"] = error
 
     def _below(self, goals: Sequence[str]) -> set[str]:
         """Those steps and all that they stand on."""
@@ -158,6 +201,16 @@ class Build:
         return self._plan.base_of(step_id).layers + self._results[step_id].layers
 
     def _bring(self, planned: PlannedStep, stop: threading.Event) -> None:
+        """Have a step's result. What cannot be done for want of a layer does not stop what can."""
+        missed = [self._lost[step_id] for step_id in self._sources([planned]) if step_id in self._lost]
+        try:
+            if missed:
+                raise missed[0]
+            self._find_or_make(planned, stop)
+        except LostLayerError as error:
+            self._lost[planned.step.id] = error
+
+    def _find_or_make(self, planned: PlannedStep, stop: threading.Event) -> None:
         name = self._labels[planned.step.id]
 
         def waiting() -> None:
@@ -177,20 +230,34 @@ class Build:
         step = planned.step
         if waited and (made := self._known.made_meanwhile(planned.key)) is not None:
             return made
-        by_definition = self._known.by_definition(step, planned.key)
+        below = self._result_below(planned)
+        by_definition = self._known.by_definition(step, planned.key, len(below.steps) + 1)
         if by_definition is not None or self._known.refused(step):
             return by_definition
         key = self._content_key(planned, self._contexts)
         by_content = self._known.by_content(step, key)
         if by_content is None:
             return None
-        below = self._result_below(planned)
         result = StepResult((*below.steps, by_content.steps[-1]), by_content.seconds, by_content.created)
-        self._store.keep(planned.record, key, result)
+        if all(map(self._supply.is_here, result.layers)):
+            self._store.keep(planned.record, key, result)
+        else:
+            self._unkept[step.id] = key
         return result
+
+    def _fetch_sources(self, planned: PlannedStep, stop: threading.Event) -> None:
+        """Have the layers here that a step reads, where they are in another cache still."""
+        for step_id in self._sources([planned]):
+            self._supply.bring(self._results[step_id].layers, stop, self._plan.base_of(step_id).layers)
 
     def _make(self, planned: PlannedStep, name: str, stop: threading.Event) -> StepResult:
         step = planned.step
+        try:
+            self._fetch_sources(planned, stop)
+        except LostLayerError:
+            raise
+        except MbuildError as error:
+            raise located(error, step) from error
         self._tell(StepStarted(step.id, name))
         begun = time.monotonic()
         try:
@@ -204,6 +271,7 @@ class Build:
         seconds = time.monotonic() - begun
         result = StepResult((*self._result_below(planned).steps, added), round(seconds, 3), time.time())
         self._store.keep(planned.record, key, result)
+        self._known.made_now(planned.key)
         self.run_steps.add(step.id)
         self._tell(StepEnded(step.id, name, Outcome.DONE, seconds))
         return result

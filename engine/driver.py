@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cache.carry.place import CachePlace
 from cache.results import StepResult
 from cache.store import Store
 from engine.bases import Bases
 from engine.build import Build
 from engine.capacity import BoundedSandbox, Capacity, default_jobs
+from engine.carry.carried import CarriedResults
 from engine.carry.imagekeys import keys_of_image
+from engine.carry.sources import OpenTrust, RemoteCaches
 from engine.carry.spec import CacheSource, CacheTarget
 from engine.context import BuildContext, Context
 from engine.debug import Inside, Spot
 from engine.events import BuildEnded, Note, Observer, WarningRaised
 from engine.images.reference import Reference
 from engine.images.source import ImageSource
-from engine.joining import join_plans
 from engine.layerstore import LayerStore
 from engine.lazysandbox import LazySandbox
 from engine.lookup import Results
 from engine.output.image import BuiltImage, assemble
-from engine.output.index import Built, gather
+from engine.output.index import Built, gather, is_whole
 from engine.output.spec import OutputSpec, OutputType
-from engine.plan import Plan, make_plan
+from engine.plan import Plan
 from engine.platforms import for_each
+from engine.prepared import Prepared, plan_all
 from engine.remote.contexts import image_names, open_contexts
 from engine.remote.remotes import Remotes
 from engine.report import BuildReport, ImageReport
@@ -37,30 +42,23 @@ from engine.request import BuildRequest
 from engine.secrets import SHORTEST
 from engine.sshagent import check_agents, open_agents
 from engine.steps.provisions import Provisions
+from engine.supply import LayerSupply, LostLayerError
 from engine.support import check_supported
 from engine.vm.execution import Sandbox
 from machinefile.errors import UsageError
 from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
 from machinefile.resolve import base_references
-from machinefile.steps import BuildGraph, From, Snapshot
+from machinefile.steps import BuildGraph, Snapshot
 
 if TYPE_CHECKING:
-    from cache.carry.place import CachePlace
-    from engine.carry.export import Exporter, ExportReport, OpenTarget, PackedMount
+    from engine.cachemounts import CacheRequest
+    from engine.carry.export import Exporter, ExportReport, OpenTarget
     from engine.machines.make import MachineMaker
     from engine.output.outputs import Push
 
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A plan, and where what it speaks of can be had."""
-
-    plan: Plan
-    bases: Bases
-    contexts: Mapping[str, BuildContext]
-    remotes: Remotes
-    results: Results
+_MOST_LOST = 3
+"""Layers that other caches may promise in vain before none of them is believed any more."""
 
 
 @dataclass
@@ -78,7 +76,9 @@ class Driver:
     machines: Callable[[], MachineMaker] | None = None
     """Makes what makes machines, when one is to be made."""
     open_source: Callable[[CacheSource], CachePlace] | None = None
-    """Opens what --cache-from names."""
+    """Opens a cache to be read."""
+    open_trust: OpenTrust | None = None
+    """Reads the keys that a cache's entries must be signed with."""
     open_target: Callable[[CacheTarget], OpenTarget] | None = None
     """Opens what --cache-to names, with who signs what goes there."""
 
@@ -87,7 +87,8 @@ class Driver:
 
         Raises MachinefileError, UsageError, TransferError.
         """
-        return self._prepare(request, refuse=False).plan
+        with closing(self._caches(request)) as caches:
+            return self._prepare(request, caches, refuse=False).plan
 
     def build(self, request: BuildRequest) -> BuildReport:
         """Build, keep the image under its names, write the outputs, send the cache where it is to go.
@@ -101,23 +102,34 @@ class Driver:
     def _build(self, request: BuildRequest, exporter: Exporter | None) -> BuildReport:
         begun = time.monotonic()
         self._check(request)
-        prepared = self._prepare(request, refuse=True)
-        plan = prepared.plan
-        self._check_secrets(request, plan)
-        with self._building(request, prepared) as (build, layers, sandbox):
-            results = build.run()
-        built = self._finish(request, plan, results, layers)
-        exports = self._export(exporter, prepared, build)
-        run = len(build.run_steps)
+        with closing(self._caches(request)) as caches:
+            prepared = self._prepare(request, caches, refuse=True)
+            run: set[str] = set()
+            restores = 0
+            built: Built | None = None
+            while built is None:
+                plan = prepared.plan
+                self._check_secrets(request, plan)
+                with self._building(request, prepared) as (build, layers, supply, sandbox):
+                    try:
+                        results = build.run(whole=not _only_pushed(request, plan))
+                        built = self._finish(request, plan, results, layers, supply)
+                        build.keep_fetched()
+                    except LostLayerError as lost:
+                        prepared = self._without(lost, prepared)
+                    run |= build.run_steps
+                    restores += sandbox.starts
+            exports = self._export(exporter, prepared.plan, build, supply)
+            imported = prepared.imported()
         seconds = time.monotonic() - begun
-        hit = len(plan.counted()) - run
+        hit = len(plan.counted()) - len(run)
         shown = tuple(Reference.parse(name).short for name in request.names)
-        self.observer(BuildEnded(built.digest, shown, hit, run, seconds))
+        self.observer(BuildEnded(built.digest, shown, hit, len(run), seconds))
         images = tuple(
             ImageReport(platform, image.digest, image.manifest.config.digest)
             for platform, image in zip(plan.platforms, built.images, strict=True)
         )
-        return BuildReport(built.digest, images, hit, run, sandbox.starts, seconds, exports)
+        return BuildReport(built.digest, images, hit, len(run), restores, seconds, exports, imported)
 
     @contextmanager
     def _exporter(self, request: BuildRequest) -> Iterator[Exporter | None]:
@@ -132,19 +144,15 @@ class Driver:
         with open_exporter(request.cache_to, self.open_target, self.store, self.observer, self.cancelled) as exporter:
             yield exporter
 
-    def _export(self, exporter: Exporter | None, prepared: _Prepared, build: Build) -> ExportReport | None:
+    def _export(self, exporter: Exporter | None, plan: Plan, build: Build, supply: LayerSupply) -> ExportReport | None:
         if exporter is None:
             return None
         from engine.carry.mounts import MountPacker
         from engine.carry.outcome import BuildOutcome
 
-        outcome = BuildOutcome(prepared.plan, build.results)
-        with MountPacker(self.store, self.cancelled) as packer:
-
-            def disks(target: CacheTarget) -> Sequence[PackedMount]:
-                return packer.wanted(target.mounts, prepared.plan, build.mounts.borrowed.values(), self.observer)
-
-            return exporter.export(outcome, prepared.bases.pull, disks)
+        with MountPacker(self.store, self.observer, self.cancelled) as packer:
+            disks = partial(packer.wanted, plan, build.mounts.borrowed)
+            return exporter.export(BuildOutcome(plan, build.results), supply, disks)
 
     def _check(self, request: BuildRequest) -> None:
         """Refuse what can be seen to fail before anything is looked up."""
@@ -167,19 +175,55 @@ class Driver:
 
         Raises as `build`.
         """
-        prepared = self._prepare(request, refuse=True)
-        spot = find(prepared.plan)
-        with self._building(request, prepared) as (build, layers, sandbox):
-            plan = prepared.plan
-            pulled = all(plan.base_of(goal).is_stored(self.store) for goal in spot.goals)
-            if plan.to_run(spot.goals) or not pulled:
-                build.run(spot.goals)
-            below = build.layers_of(spot.on)
-            yield Inside(spot.run, below, layers, sandbox, build.mounts, build.provisions)
+        with closing(self._caches(request)) as caches:
+            prepared: Prepared | None = self._prepare(request, caches, refuse=True)
+            while prepared is not None:
+                spot = find(prepared.plan)
+                with self._building(request, prepared) as (build, layers, _, sandbox):
+                    try:
+                        if not build.is_here(spot.goals):
+                            build.run(spot.goals)
+                            build.keep_fetched()
+                        below = build.layers_of(spot.on)
+                    except LostLayerError as lost:
+                        prepared = self._without(lost, prepared)
+                        continue
+                    prepared = None
+                    yield Inside(spot.run, below, layers, sandbox, build.mounts, build.provisions)
+
+    def _caches(self, request: BuildRequest) -> RemoteCaches:
+        """The caches elsewhere that the build may use. An empty store misses everything: they are read at once then,
+        else when the first result is missing."""
+        open_source = self.open_source
+        if request.cache_from and open_source is None:
+            raise UsageError("there is nothing here to read other caches with", code="cache-unsupported")
+        caches = RemoteCaches(
+            request.cache_from if open_source is not None else (),
+            open_source or _no_source,
+            self.observer,
+            self.cancelled,
+            open_trust=self.open_trust,
+        )
+        if request.cache.use and self.store.blobs.is_empty():
+            caches.begin()
+        return caches
+
+    def _without(self, lost: LostLayerError, prepared: Prepared) -> Prepared:
+        """A plan that does not count on a layer of another cache; on none, after a few that were lost."""
+        caches = prepared.carried.caches
+        caches.exclude(lost.digest)
+        message = f"a layer of another cache cannot be used, and is made anew: {lost.message}"
+        self.observer(WarningRaised(message, lost.code))
+        if caches.excluded > _MOST_LOST:
+            caches.exclude_all()
+        return prepared.replanned(self.store)
 
     @contextmanager
-    def _building(self, request: BuildRequest, prepared: _Prepared) -> Iterator[tuple[Build, LayerStore, Sandbox]]:
+    def _building(
+        self, request: BuildRequest, prepared: Prepared
+    ) -> Iterator[tuple[Build, LayerStore, LayerSupply, Sandbox]]:
         layers = LayerStore(self.store, prepared.bases, guard=request.secrets.guard, cancelled=self.cancelled)
+        supply = LayerSupply(self.store, prepared.bases.blobs, layers, prepared.carried, self.cancelled)
         sandbox = BoundedSandbox(LazySandbox(self.sandbox), Capacity.of_host())
         with open_agents(request.ssh, prepared.plan.graphs, self.store.folder) as agents:
             build = Build(
@@ -190,15 +234,24 @@ class Driver:
                 sandbox,
                 prepared.contexts,
                 prepared.remotes,
+                supply,
                 self.observer,
                 self.cancelled,
                 results=prepared.results,
                 jobs=request.jobs or default_jobs(),
                 provisions=Provisions(request.egress, agents, request.secrets, request.step_timeout),
             )
-            yield build, layers, sandbox
+            if request.cache_from:
+                build.mounts.seed = partial(self._seed, prepared.carried.caches)
+            yield build, layers, supply, sandbox
 
-    def _prepare(self, request: BuildRequest, *, refuse: bool) -> _Prepared:
+    def _seed(self, caches: RemoteCaches, wanted: CacheRequest, disk: Path) -> bool:
+        """Fill a cache that a RUN mounts and that is empty here."""
+        from engine.carry.mounts import MountSeeds
+
+        return MountSeeds(caches.mounts, self.store, self.observer, self.cancelled).seed(wanted, disk)
+
+    def _prepare(self, request: BuildRequest, caches: RemoteCaches, *, refuse: bool) -> Prepared:
         """Everything that is known before a step runs, for all platforms. `refuse` what cannot be carried out."""
         wanted = request.for_each_platform()
         bases = Bases(self.store, self.source, self.observer, self.cancelled, image_names(request.contexts))
@@ -212,17 +265,15 @@ class Driver:
             check_supported([graph for graph, _ in resolved], host_network=request.egress.host_network)
             for graph, _ in resolved:
                 check_agents(graph, request.ssh)
-        graphs = [remotes.pinned(graph) for graph, _ in resolved]
-        results = Results(self.store, request.cache)
-        plans = for_each(graphs, lambda graph: self._plan(graph, bases, contexts, results))
-        return _Prepared(join_plans(list(zip(wanted, plans, strict=True))), bases, contexts, remotes, results)
+        graphs = tuple((platform, remotes.pinned(graph)) for platform, (graph, _) in zip(wanted, resolved, strict=True))
+        bases.blobs.add(caches)
+        carried = CarriedResults(self.store, caches)
+        results = Results(self.store, request.cache, carried if request.cache_from else None)
+        plan = plan_all(graphs, bases, contexts, self.store, results)
+        return Prepared(graphs, plan, bases, contexts, remotes, carried, results)
 
     def _resolve(self, request: BuildRequest, options: BuildOptions, bases: Bases) -> tuple[BuildGraph, LintResult]:
         return resolve_and_lint(request.machinefile, options, bases.lookup, request.ignore.prunes)
-
-    def _plan(self, graph: BuildGraph, bases: Bases, contexts: Mapping[str, BuildContext], results: Results) -> Plan:
-        by_step = {step.id: bases.get(step.operation.base) for step in graph.steps if isinstance(step.operation, From)}
-        return make_plan(graph, by_step, contexts, self.store, results)
 
     def _check_secrets(self, request: BuildRequest, plan: Plan) -> None:
         secrets = request.secrets
@@ -244,7 +295,14 @@ class Driver:
         for warning in dict.fromkeys(warnings):
             self.observer(warning)
 
-    def _finish(self, request: BuildRequest, plan: Plan, results: Sequence[StepResult], layers: LayerStore) -> Built:
+    def _finish(
+        self,
+        request: BuildRequest,
+        plan: Plan,
+        results: Sequence[StepResult],
+        layers: LayerStore,
+        supply: LayerSupply,
+    ) -> Built:
         """Put the images together, and behind an index if there are several; name them and write them out."""
         images = [
             assemble(
@@ -255,13 +313,13 @@ class Driver:
                 request.annotations,
                 platform,
                 self.cancelled,
+                supply,
                 keys_of_image(plan, graph.result, result) if request.inline_cache else (),
             )
             for platform, graph, result in zip(plan.platforms, plan.graphs, results, strict=True)
         ]
         built = gather(images, request.annotations, self.store)
-        for name in request.names:
-            built.keep(name, self.store)
+        self._keep(request, built)
         self._machines(request, plan, images, layers)
         outputs = tuple(output for output in request.outputs if output.type is not OutputType.MACHINE)
         if outputs:
@@ -276,8 +334,19 @@ class Driver:
                 self.observer,
                 cancelled=self.cancelled,
                 push=self.push,
+                supply=supply,
             )
         return built
+
+    def _keep(self, request: BuildRequest, built: Built) -> None:
+        """Give the image its names in the store, if all of it is there."""
+        if is_whole(built, self.store):
+            for name in request.names:
+                built.keep(name, self.store)
+        else:
+            self.observer(
+                Note("the image is pushed and not kept here: layers of it that nothing needed were not fetched")
+            )
 
     def _machines(self, request: BuildRequest, plan: Plan, images: Sequence[BuiltImage], layers: LayerStore) -> None:
         """Make the machines that SNAPSHOT or an output asks for, and write them where outputs want them."""
@@ -293,6 +362,16 @@ class Driver:
             for output in outputs:
                 self.observer(Note(f"writing {output.label}"))
                 write_out(machine, output.destination)
+
+
+def _only_pushed(request: BuildRequest, plan: Plan) -> bool:
+    """Whether nothing but registries is to have the image: they may have most of it already."""
+    machines = any(graph.snapshot is not None for graph in plan.graphs)
+    return bool(request.outputs) and all(output.push for output in request.outputs) and not machines
+
+
+def _no_source(source: CacheSource) -> CachePlace:
+    raise AssertionError("no cache is to be opened")
 
 
 def _check_names(outputs: tuple[OutputSpec, ...], names: tuple[str, ...]) -> None:

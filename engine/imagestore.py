@@ -17,6 +17,7 @@ from engine.images.push import Pushed, push_image
 from engine.images.reference import Reference
 from engine.images.registry import RegistryClient
 from engine.images.source import ImageSource
+from engine.images.upload import Open
 from engine.origins import origins, remember
 from machinefile.errors import UsageError
 from machinefile.platform import Platform
@@ -91,16 +92,29 @@ def push(
     destination: Reference,
     observer: Observer,
     cancelled: threading.Event | None = None,
+    open_blob: Open | None = None,
 ) -> Pushed:
     """Bring the image or index with that digest from the store into a registry.
 
-    Blobs that the registry is known to have elsewhere are not sent. Raises as `push_image`.
+    Blobs that the registry is known to have elsewhere are not sent. Of an image whose layers are not all in the store,
+    `open_blob` fetches those that must be sent; one that is there already is not looked at blob by blob. Raises as
+    `push_image`, and as `open_blob`.
     """
     manifest = store.blobs.read(digest)
     known = origins(store, destination.registry)
-    blobs = store.blobs
-    done = push_image(client, destination, manifest, blobs.open, origins=known, observer=observer, cancelled=cancelled)
-    for one in manifests_of(store, digest):
+    images = tuple(manifests_of(store, digest))
+    whole = all(store.blobs.has(layer.digest, layer.size) for image in images for layer in image.layers)
+    done = push_image(
+        client,
+        destination,
+        manifest,
+        open_blob or store.blobs.open,
+        origins=known,
+        observer=observer,
+        cancelled=cancelled,
+        look_first=not whole,
+    )
+    for one in images:
         remember(store, [blob.digest for blob in (one.config, *one.layers) if not blob.urls], destination)
     return done
 

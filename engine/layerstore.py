@@ -65,6 +65,21 @@ class LayerStore:
         with self._bases.pulling(base, stop):
             self.view(base.layers, stop)
 
+    def check(self, layer: Layer, below: Layers | None = None) -> None:
+        """Read a layer's blob from end to end: that it is what its diff id says, and a layer that we take. One that is
+        going to be read on top of `below` gets its disk at once.
+
+        Raises UntrustedDataError, and as `Bases.open`.
+        """
+        known = self._indexes.get(layer.diff_id) or self._load(layer.diff_id)
+        if known is None and below is not None:
+            self._index(below, layer)
+            return
+        with self._bases.open(layer) as blob:
+            prepared = prepare_layer(blob, diff_id=layer.diff_id, limits=self.limits)
+        if known is None:
+            self._remember(prepared.index)
+
     def view(self, layers: Layers, stop: threading.Event | None = None) -> RootView:
         """The file system that layers make together, lowest first. `stop` ends a wait for who else makes them ready.
 

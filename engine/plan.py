@@ -116,24 +116,33 @@ class Plan:
 def make_plan(
     graph: BuildGraph, bases: Mapping[str, Base], contexts: Mapping[str, HashedTree], store: Store, results: Results
 ) -> Plan:
-    """Compute every key and look each one up. Reads the context and the index; runs nothing.
+    """Compute every key and look each one up: in other caches only if something needed is missing here. Reads the
+    context and the index; runs nothing.
 
     Raises MachinefileError when the context lacks a file, with the instruction's place.
     """
     platforms = step_platforms(graph)
     keys: dict[str, str] = {}
-    planned: list[PlannedStep] = []
-    done: dict[str, PlannedStep] = {}
+    records: dict[str, Record] = {}
     for step in graph.steps:
         try:
             record = record_of(step, platforms[step.id], keys.__getitem__, contexts)
         except MbuildError as error:
             raise located(error, step) from error
         keys[step.id] = record.key()
-        one = _look_up(step, platforms[step.id], record, done, bases, store, results)
-        done[step.id] = one
-        planned.append(one)
-    return Plan((graph,), tuple(planned), bases)
+        records[step.id] = record
+
+    def looked_up() -> Plan:
+        done: dict[str, PlannedStep] = {}
+        depths: dict[str | None, int] = {None: 0}
+        for step in graph.steps:
+            depths[step.id] = depths[step.parent] + step.makes_layer
+            depth = depths[step.id]
+            done[step.id] = _look_up(step, platforms[step.id], records[step.id], done, bases, store, results, depth)
+        return Plan((graph,), tuple(done.values()), bases)
+
+    plan = looked_up()
+    return looked_up() if plan.to_run() and results.look_elsewhere() else plan
 
 
 def waits_for(step_id: str) -> str:
@@ -168,6 +177,7 @@ def _look_up(
     bases: Mapping[str, Base],
     store: Store,
     results: Results,
+    depth: int,
 ) -> PlannedStep:
     key = record.key()
     if isinstance(step.operation, From):
@@ -178,15 +188,19 @@ def _look_up(
         above = done[step.parent] if step.parent is not None else None
         hit = above is None or above.hit
         return PlannedStep(step, platform, record, key, hit, "changes the configuration only")
-    result = results.by_definition(step, key)
+    result = results.by_definition(step, key, depth)
     if result is not None:
-        return PlannedStep(step, platform, record, key, True, "built before", result)
+        found = results.source_of(key, result)
+        reason = f"in the cache {found.label}" if found is not None else "built before"
+        return PlannedStep(step, platform, record, key, True, reason, result)
     return PlannedStep(step, platform, record, key, False, _why_missing(step, key, done, results))
 
 
 def _why_missing(step: Step, key: str, done: Mapping[str, PlannedStep], results: Results) -> str:
     if refused := results.refused(step):
         return refused
+    if said := results.refused_elsewhere(key):
+        return said
     if results.was_made(key):
         return "built before, but its layers are gone from the store"
     for needed in (step.parent, *step.inputs):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engine.driver import Driver
     from engine.images.registry_flags import RegistryFlags
     from engine.images.source import ImageSources
+    from engine.images.upload import Open
     from engine.machines.make import MachineMaker
     from engine.output.index import Built
     from engine.vm.execution import Sandbox
@@ -63,9 +64,9 @@ def open_driver(
 
     with open_images(cache_dir, observer, cancelled, flags) as (store, source):
 
-        def push_all(built: Built, names: Sequence[str]) -> None:
+        def push_all(built: Built, names: Sequence[str], open_blob: Open) -> None:
             for name in names:
-                push(store, source.registry(), built.digest, Reference.parse(name), observer, cancelled)
+                push(store, source.registry(), built.digest, Reference.parse(name), observer, cancelled, open_blob)
 
         def machines() -> MachineMaker:
             from engine.machines.make import MachineMaker

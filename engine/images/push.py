@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from engine.events import Observer, ignore
+from engine.images import mediatype
 from engine.images.descriptor import Descriptor
 from engine.images.digest import digest_of
 from engine.images.download import mismatch
@@ -64,11 +65,13 @@ def push_image(
     origins: Origins = no_origins,
     observer: Observer = ignore,
     cancelled: threading.Event | None = None,
+    look_first: bool = False,
 ) -> Pushed:
     """Bring an image into a registry under a name, byte for byte: the digest there is the digest here.
 
     `manifest` is a manifest, or an index: what it names is read with `open_blob`. A reference with a digest alone
     pushes without a tag. Nobody sees anything of the image before all of it is there. Never goes to a mirror.
+    With `look_first` the repository is asked for the image itself before its blobs: one that it has only gets the tag.
 
     Raises UsageError (`push-digest`) for a reference with another image's digest; TransferError
     (`registry-unauthorized`, `registry-unreachable`, `registry-failed`, `push-refused`), UntrustedDataError,
@@ -85,6 +88,11 @@ def push_image(
     blobs: dict[str, Descriptor] = {}
     _collect(manifest, reference.tag or digest, open_blob, documents, blobs, MAX_DEPTH)
 
+    if look_first and _is_there(client.session, reference, digest):
+        if reference.tag:
+            last = documents[-1]
+            put_manifest(client, reference, last.data, last.media_type, last.target)
+        return Pushed(digest, len(blobs), 0, 0)
     uploads = []
     for blob in blobs.values():
         known = tuple(origin for origin in origins(blob.digest) if origin != reference.repository)
@@ -94,6 +102,21 @@ def push_image(
         put_manifest(client, reference, document.data, document.media_type, document.target)
     counted = Counter(deliveries)
     return Pushed(digest, counted[Delivery.THERE], counted[Delivery.MOUNTED], counted[Delivery.SENT])
+
+
+def _is_there(session: Session, reference: Reference, digest: str) -> bool:
+    """Whether the repository has that manifest; a registry that cannot say so has not."""
+    url = session.url(reference, f"manifests/{digest}")
+    attempts = session.attempts()
+    headers = {"Accept": mediatype.ACCEPT}
+    while True:
+        try:
+            with session.exchange(
+                reference, "HEAD", url, headers=headers, scope=push_scope(reference.repository)
+            ) as response:
+                return response.status_code == 200 and response.headers.get("docker-content-digest") == digest
+        except RetryableError as failure:
+            attempts.failed(failure)
 
 
 def _collect(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from cache.blobs import BlobWriter
 from cache.index import Kind
@@ -99,18 +99,36 @@ def _release(compressor: Compressor) -> str:
             return "plain"
 
 
+class Supply(Protocol):
+    """Where layers come from that are not in the store."""
+
+    def packed(self, layer: Layer, compression: Compression) -> Descriptor | None:
+        """The layer's own blob, wherever it is, if it is so compressed."""
+        ...
+
+    def bring(self, layers: Sequence[Layer]) -> None:
+        """Have them in the store."""
+        ...
+
+
 def packed(
     layers: Sequence[Layer],
     store: Store,
     compression: Compression = DEFAULT,
     cancelled: threading.Event | None = None,
+    supply: Supply | None = None,
 ) -> tuple[Descriptor, ...]:
     """The descriptors of layers so compressed, several at a time; what is missing is made and put into the store.
 
-    A layer that is compressed already is compressed anew. Its blob must be in the store.
-    Raises UntrustedDataError (`diff-id-mismatch`, `layer-...`), StoreError, InterruptedBuildError.
+    A layer that is compressed already is compressed anew, unless `supply` knows that this would give the same bytes;
+    those need not be in the store then. Without `supply` the blobs of all layers must be.
+    Raises UntrustedDataError (`diff-id-mismatch`, `layer-...`), StoreError, InterruptedBuildError, and as `supply`.
     """
     found = {layer.diff_id: _known(layer, store, compression) for layer in layers}
+    if supply is not None:
+        for layer in layers:
+            found[layer.diff_id] = found[layer.diff_id] or supply.packed(layer, compression)
+        supply.bring([layer for layer in layers if found[layer.diff_id] is None])
     missing = {layer.diff_id: layer for layer in layers if found[layer.diff_id] is None}
     # The index stays with this thread; the workers only read and write blobs.
     workers = _workers(compression)

@@ -19,7 +19,7 @@ from engine.images.descriptor import Descriptor
 from engine.images.manifest import Manifest
 from engine.layers.entry import NORMAL_TIME
 from engine.output.annotations import NO_ANNOTATIONS, Annotations
-from engine.output.compress import DEFAULT, packed
+from engine.output.compress import DEFAULT, Supply, packed
 from engine.output.kinds import OutputSpec
 from machinefile.platform import Platform
 from machinefile.steps import BuildGraph
@@ -37,7 +37,7 @@ _DOCKER_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class BuiltImage:
-    """An image whose blobs are all in the store."""
+    """An image whose configuration and manifest are in the store; its layers may be elsewhere still."""
 
     digest: str
     """Of its manifest."""
@@ -95,15 +95,17 @@ def assemble(
     annotations: Annotations = NO_ANNOTATIONS,
     platform: Platform | None = None,
     cancelled: threading.Event | None = None,
+    supply: Supply | None = None,
     inline: Sequence[StepKeys] = (),
 ) -> BuiltImage:
-    """Write configuration, compressed layers and manifest into the store. The base's blobs are there already.
+    """Write configuration, compressed layers and manifest into the store. The base's blobs need not be there, nor those
+    of layers that `supply` knows to be as they should.
 
     `platform` is what was asked for; the configuration says what the target's base is for. `inline` has the keys of
     the result's steps for an image that is to be a cache too. Raises as `packed`.
     """
     platform = platform or graph.platform
-    own = packed(result.layers, store, cancelled=cancelled)
+    own = packed(result.layers, store, DEFAULT, cancelled, supply)
     configuration = _configuration(graph, base, result)
     if inline:
         document = inline_document(inline, result, len(base.layers), own, DEFAULT.identity)
@@ -130,15 +132,20 @@ def assemble(
 
 
 def variant(
-    image: BuiltImage, output: OutputSpec, store: Store, cancelled: threading.Event | None = None
+    image: BuiltImage,
+    output: OutputSpec,
+    store: Store,
+    cancelled: threading.Event | None = None,
+    supply: Supply | None = None,
 ) -> BuiltImage:
-    """The image as an output wants it: its compression, annotations and media types. Its blobs are in the store.
+    """The image as an output wants it: its compression, annotations and media types. Its blobs are in the store, but
+    for those that `supply` has.
 
     The base's layers stay as they came unless `force_compression` is set; then all are compressed anew, also those
     that came so compressed: who compressed them first does not show. Raises as `packed`.
     """
     kept = 0 if output.force_compression else image.from_base
-    own = packed(image.layers[kept:], store, output.compression, cancelled)
+    own = packed(image.layers[kept:], store, output.compression, cancelled, supply)
     added = output.annotations.of_manifest(image.platform)
     manifest = replace(
         image.manifest,

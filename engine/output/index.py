@@ -11,6 +11,7 @@ from engine.images import mediatype
 from engine.images.descriptor import Descriptor
 from engine.images.manifest import Index
 from engine.output.annotations import Annotations
+from engine.output.compress import Supply
 from engine.output.image import BuiltImage, keep_name, variant
 from engine.output.kinds import OutputSpec
 from machinefile.imageconfig import Pairs
@@ -18,7 +19,7 @@ from machinefile.imageconfig import Pairs
 
 @dataclass(frozen=True, slots=True)
 class BuiltIndex:
-    """An index whose images, and all their blobs, are in the store."""
+    """An index whose images are in the store, as far as those say."""
 
     digest: str
     document: Index
@@ -56,11 +57,22 @@ def gather(images: Sequence[BuiltImage], annotations: Annotations, store: Store)
     return _kept(Index(tuple(lines), annotations=annotations.of_index()), images, store)
 
 
-def variant_of(built: Built, output: OutputSpec, store: Store, cancelled: threading.Event | None = None) -> Built:
+def is_whole(built: Built, store: Store) -> bool:
+    """Whether all that it is made of is in the store."""
+    return all(store.blobs.has(blob.digest, blob.size) for blob in built.below())
+
+
+def variant_of(
+    built: Built,
+    output: OutputSpec,
+    store: Store,
+    cancelled: threading.Event | None = None,
+    supply: Supply | None = None,
+) -> Built:
     """What was built as an output wants it: see `variant`, which this is for each image. Raises as that does."""
     if isinstance(built, BuiltImage):
-        return variant(built, output, store, cancelled)
-    images = [variant(image, output, store, cancelled) for image in built.images]
+        return variant(built, output, store, cancelled, supply)
+    images = [variant(image, output, store, cancelled, supply) for image in built.images]
     added = output.annotations
     lines = [
         _line(image, _merged(line.annotations, added.of_descriptor(image.platform)))

@@ -10,20 +10,23 @@ from pathlib import Path
 
 from cache.store import Store
 from engine.events import Note, Observer
+from engine.images.upload import Open
 from engine.layers.flatten import Folder, flatten, merge_disk, merged_entries
 from engine.layerstore import LayerStore
 from engine.output.ext4 import make_ext4
 from engine.output.files import check_destinations, output_errors, replacing, writing
 from engine.output.image import BuiltImage
-from engine.output.index import Built, variant_of
+from engine.output.index import Built, is_whole, variant_of
 from engine.output.kinds import DiskFormat, OutputSpec, OutputType
 from engine.output.layout import write_archive, write_folder
 from engine.output.local import write_local
 from engine.platforms import folder_name
+from engine.supply import LayerSupply
 from machinefile.errors import UsageError
 
-Push = Callable[[Built, Sequence[str]], None]
-"""Sends an image, or an index with its images, whose blobs are in the store to the registries of its names."""
+Push = Callable[[Built, Sequence[str], Open], None]
+"""Sends an image, or an index with its images, to the registries of its names; what they lack of its blobs is opened
+by digest, and fetched first if it is not in the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ def write_outputs(
     *,
     cancelled: threading.Event | None = None,
     push: Push | None = None,
+    supply: LayerSupply | None = None,
 ) -> tuple[Written, ...]:
     """Write the outputs, one after another; the image's own names come before those of `name=`.
 
@@ -52,7 +56,7 @@ def write_outputs(
     Raises UsageError, HostError, StoreError, UntrustedDataError, InterruptedBuildError.
     """
     check_destinations(tuple(outputs))
-    writer = _Writer(built, tuple(names), store, layers, observer, cancelled or threading.Event(), push)
+    writer = _Writer(built, tuple(names), store, layers, observer, cancelled or threading.Event(), push, supply)
     return tuple(writer.write(output) for output in outputs)
 
 
@@ -65,12 +69,13 @@ class _Writer:
     observer: Observer
     cancelled: threading.Event
     push: Push | None
+    supply: LayerSupply | None
 
     def write(self, output: OutputSpec) -> Written:
         if output.type is not OutputType.IMAGE:
             self.observer(Note(f"writing {output.label}"))
         if output.type.is_image:
-            built = variant_of(self.built, output, self.store, self.cancelled)
+            built = variant_of(self.built, output, self.store, self.cancelled, self.supply)
             self._image(output, built, tuple(dict.fromkeys((*self.names, *output.names))))
             return Written(output, built)
         self._files(output)
@@ -93,12 +98,14 @@ class _Writer:
                 code="output-nameless",
                 hint="name it with -t NAME or name=NAME",
             )
-        for name in names:
-            built.keep(name, self.store)
+        if is_whole(built, self.store):
+            for name in names:
+                built.keep(name, self.store)
         if output.push:
             if self.push is None:
                 raise UsageError("push=true is not supported here", code="output-unsupported")
-            self.push(built, names)
+            layers = [layer for image in built.images for layer in image.layers]
+            self.push(built, names, self.supply.opener(layers) if self.supply is not None else self.store.blobs.open)
 
     def _files(self, output: OutputSpec) -> None:
         match output.type:

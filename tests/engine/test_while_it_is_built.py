@@ -140,7 +140,7 @@ def test_the_files_of_another_platform_can_be_looked_into(workshop: Workshop) ->
 def test_an_image_without_a_name_is_refused_before_anything_is_built(workshop: Workshop, output: str) -> None:
     specification = parse_output(output)
     driver = workshop.driver
-    driver.push = lambda built, names: None
+    driver.push = lambda built, names, open_blob: None
     with pytest.raises(UsageError) as caught:
         driver.build(workshop.request("FROM base\nRUN write a b\n", outputs=(specification,)))
     assert caught.value.code == "output-nameless"
