@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cache.carry.place import CachePlace
     from engine.carry.export import OpenTarget
     from engine.carry.open import PlaceOpener
+    from engine.carry.sources import Trust
     from engine.carry.spec import CacheSource, CacheTarget
     from engine.driver import Driver
     from engine.images.registry_flags import RegistryFlags
@@ -89,6 +90,7 @@ def open_driver(
             push_all,
             machines,
             open_source=open_source,
+            open_trust=_trust,
             open_target=open_target,
         )
 
@@ -97,3 +99,9 @@ def _opener(store: Store, source: ImageSources, observer: Observer, cancelled: t
     from engine.carry.open import PlaceOpener
 
     return PlaceOpener(store, source.registry, observer, cancelled)
+
+
+def _trust(keys: Sequence[Path]) -> Trust:
+    from cache.carry.signing import Verifier
+
+    return Verifier.from_files(keys)
