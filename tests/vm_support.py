@@ -25,6 +25,15 @@ SHAPE = MachineShape(cpus=2, memory=512 << 20, disk=256 << 20)
 BUSYBOX = Path("/bin/busybox")
 
 
+def template_folder(factory: pytest.TempPathFactory) -> Path:
+    """Where all tests of a run, in whatever process, keep their templates: $MBUILD_TEST_VM_DIR, or one of the run."""
+    named = os.environ.get("MBUILD_TEST_VM_DIR")
+    own = factory.getbasetemp()
+    folder = Path(named) if named else (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "templates"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 class LayerBuilder:
     """Builds a layer as squashfs, in the guest's terms: whiteouts are devices, opaque folders have an attribute."""
 

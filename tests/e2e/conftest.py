@@ -13,6 +13,7 @@ import pytest
 from e2e_bases import write_busybox_layout
 from e2e_processes import processes
 from open_folders import open_to_all
+from vm_support import template_folder
 
 ROOT = Path(__file__).parents[2]
 BASE_TAR = ROOT / ".cache" / "debian-bookworm.tar.gz"
@@ -91,10 +92,7 @@ class Mbuild:
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The microVM templates that all stores of the run share."""
-    named = os.environ.get("MBUILD_TEST_VM_DIR")
-    folder = Path(named) if named else tmp_path_factory.mktemp("templates")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return template_folder(tmp_path_factory)
 
 
 @pytest.fixture

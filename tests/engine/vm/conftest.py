@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from vm_support import Runner, busybox_layer, make_sandbox
+from vm_support import Runner, busybox_layer, make_sandbox, template_folder
 
 from engine.vm.sandbox import QemuSandbox
 
@@ -18,8 +17,7 @@ from engine.vm.sandbox import QemuSandbox
 @pytest.fixture(scope="session")
 def vm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where templates are kept: $MBUILD_TEST_VM_DIR, or a folder of this run."""
-    named = os.environ.get("MBUILD_TEST_VM_DIR")
-    return Path(named) if named else tmp_path_factory.mktemp("vm")
+    return template_folder(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -149,7 +149,9 @@ def test_the_same_folder_made_by_the_loser_alone_keeps_what_it_is(run: Runner, t
 
 
 @pytest.mark.parametrize(
-    "mount", [TmpfsMount("/etc/passwd"), SecretFile("/etc", b"x"), SecretFile("/bin/sh/x", b"x")], ids=str
+    "mount",
+    [TmpfsMount("/etc/passwd"), SecretFile("/etc", b"x"), SecretFile("/bin/sh/x", b"x")],
+    ids=lambda one: one.target,
 )
 def test_what_cannot_be_mounted_on_is_told(run: Runner, mount: TmpfsMount | SecretFile) -> None:
     with pytest.raises(StepError) as caught:
