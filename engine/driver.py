@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     # What runs steps is imported where a build begins: a plan has no use for it.
     from engine.build import Build
     from engine.cachemounts import CacheRequest
-    from engine.carry.export import Exporter, ExportReport, OpenTarget, PackedMount
+    from engine.carry.export import Exporter, ExportReport, OpenTarget
     from engine.debug import Inside, Spot
     from engine.explain.explainer import Explainer
     from engine.explain.explanation import Explanation
@@ -164,7 +164,8 @@ class Driver:
                         self._remember(request, plan, build.results)
                     run |= build.run_steps
                     restores += sandbox.starts
-            exports = self._export(exporter, prepared, build)
+            exports = self._export(exporter, prepared.plan, build, supply)
+            imported = prepared.imported()
         seconds = time.monotonic() - begun
         hit = len(plan.counted()) - len(run)
         shown = tuple(Reference.parse(name).short for name in request.names)
@@ -173,7 +174,7 @@ class Driver:
             ImageReport(platform, image.digest, image.manifest.config.digest)
             for platform, image in zip(plan.platforms, built.images, strict=True)
         )
-        return BuildReport(built.digest, images, hit, len(run), restores, seconds, exports)
+        return BuildReport(built.digest, images, hit, len(run), restores, seconds, exports, imported)
 
     @contextmanager
     def _exporter(self, request: BuildRequest) -> Iterator[Exporter | None]:
@@ -188,19 +189,15 @@ class Driver:
         with open_exporter(request.cache_to, self.open_target, self.store, self.observer, self.cancelled) as exporter:
             yield exporter
 
-    def _export(self, exporter: Exporter | None, prepared: Prepared, build: Build) -> ExportReport | None:
+    def _export(self, exporter: Exporter | None, plan: Plan, build: Build, supply: LayerSupply) -> ExportReport | None:
         if exporter is None:
             return None
         from engine.carry.mounts import MountPacker
         from engine.carry.outcome import BuildOutcome
 
-        outcome = BuildOutcome(prepared.plan, build.results)
-        with MountPacker(self.store, self.cancelled) as packer:
-
-            def disks(target: CacheTarget) -> Sequence[PackedMount]:
-                return packer.wanted(target.mounts, prepared.plan, build.mounts.borrowed.values(), self.observer)
-
-            return exporter.export(outcome, prepared.bases.pull, disks)
+        with MountPacker(self.store, self.observer, self.cancelled) as packer:
+            disks = partial(packer.wanted, plan, build.mounts.borrowed)
+            return exporter.export(BuildOutcome(plan, build.results), supply, disks)
 
     def _foreseen(self, request: BuildRequest, prepared: Prepared) -> Prepared:
         """The same, with the plan as good as it can be known: which steps an equal file system led to before, why the
@@ -321,7 +318,7 @@ class Driver:
             yield build, layers, supply, sandbox
 
     def _seed(self, caches: RemoteCaches, wanted: CacheRequest, disk: Path) -> bool:
-        """Begin an empty cache mount with what other caches have of it."""
+        """Fill a cache that a RUN mounts and that is empty here."""
         from engine.carry.mounts import MountSeeds
 
         return MountSeeds(caches.mounts, self.store, self.observer, self.cancelled).seed(wanted, disk)

@@ -38,6 +38,8 @@ class BuildReport:
     seconds: float
     exports: ExportReport | None = None
     """What came of --cache-to; None where there was none. What failed is in it, and nobody else has told of it."""
+    imported: int = 0
+    """Steps whose results were in caches elsewhere."""
 
     @property
     def config_digest(self) -> str:

@@ -50,7 +50,7 @@ class BuildRequest:
     platforms: tuple[Platform, ...] = ()
     """--platform with several, each once: an image for each, and an index of them. Empty for that of `options`."""
     cache_from: tuple[CacheSource, ...] = ()
-    """--cache-from."""
+    """--cache-from, in that order."""
     cache_to: tuple[CacheTarget, ...] = ()
     """--cache-to, but for `type=inline`."""
     inline_cache: bool = False

@@ -82,11 +82,6 @@ def open_driver(
         def open_source(named: CacheSource) -> CachePlace:
             return _opener(store, source, observer, cancelled).source(named)
 
-        def open_trust(keys: Sequence[Path]) -> Trust:
-            from cache.carry.signing import Verifier
-
-            return Verifier.from_files(keys)
-
         def open_target(named: CacheTarget) -> OpenTarget:
             return _opener(store, source, observer, cancelled).target(named)
 
@@ -99,7 +94,7 @@ def open_driver(
             push_all,
             machines,
             open_source=open_source,
-            open_trust=open_trust,
+            open_trust=_trust,
             open_target=open_target,
         )
 
@@ -108,3 +103,9 @@ def _opener(store: Store, source: ImageSources, observer: Observer, cancelled: t
     from engine.carry.open import PlaceOpener
 
     return PlaceOpener(store, source.registry, observer, cancelled)
+
+
+def _trust(keys: Sequence[Path]) -> Trust:
+    from cache.carry.signing import Verifier
+
+    return Verifier.from_files(keys)

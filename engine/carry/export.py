@@ -26,6 +26,7 @@ from engine.events import Note, Observer, TransferProgress, WarningRaised
 from engine.output.compress import DEFAULT
 from engine.parallel import in_parallel
 from engine.plan import PlannedStep
+from engine.supply import LayerSupply
 from machinefile.errors import HostError, InterruptedBuildError, MbuildError, TransferError
 
 PARALLEL = 4
@@ -114,13 +115,13 @@ class Exporter:
     def export(
         self,
         outcome: BuildOutcome,
-        fetch: Callable[[Layer], None],
+        supply: LayerSupply,
         disks: Callable[[CacheTarget], Sequence[PackedMount]] = lambda target: (),
     ) -> ExportReport:
         """Bring what is new to all places. One that fails does not stop the others.
 
-        `fetch` brings a layer into the store from wherever the build found it; `disks` gives the cache mounts that a
-        target asks for. Raises InterruptedBuildError.
+        `supply` has the layers that the build found elsewhere; `disks` gives the cache mounts that a target asks for.
+        Raises InterruptedBuildError.
         """
         exported: list[Exported] = []
         failure: MbuildError | None = None
@@ -128,7 +129,7 @@ class Exporter:
             label = opened.place.label
             self.observer(Note(f"exporting cache to {label}"))
             try:
-                exported.append(_Export(self, opened, outcome, fetch, disks(opened.target)).run())
+                exported.append(_Export(self, opened, outcome, supply, disks(opened.target)).run())
             except InterruptedBuildError:
                 raise
             except MbuildError as error:
@@ -153,7 +154,7 @@ class _Export:
     exporter: Exporter
     opened: OpenTarget
     outcome: BuildOutcome
-    fetch: Callable[[Layer], None]
+    supply: LayerSupply
     disks: Sequence[PackedMount]
     there: set[str] = field(default_factory=set)
     """The digests of blobs that are known to be at the place."""
@@ -203,7 +204,7 @@ class _Export:
             if layer.diff_id not in needed:
                 return False
             try:
-                self.fetch(layer)
+                self.supply.bring([layer])
             except InterruptedBuildError:
                 raise
             except MbuildError as error:
@@ -211,7 +212,7 @@ class _Export:
                 return False
             return True
 
-        return outgoing(layers, there, brought, store, self.exporter.cancelled)
+        return outgoing(layers, there, brought, store, self.supply, self.exporter.cancelled)
 
     def _look(self, index: CacheIndex) -> None:
         """Find out which of the blobs that matter are at the place: those of an entry there may have gone."""

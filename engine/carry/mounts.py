@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +26,7 @@ from cache.files import store_errors, write_atomically
 from cache.store import Store
 from engine.cachemounts import CacheMounts, CacheRequest, cache_bytes, plain_request
 from engine.carry.export import PackedMount
-from engine.carry.spec import ALL_MOUNTS
+from engine.carry.spec import ALL_MOUNTS, CacheTarget
 from engine.events import Note, Observer, WarningRaised
 from engine.images.descriptor import Descriptor
 from engine.images.download import Verifier
@@ -74,8 +74,9 @@ class MountPacker:
     A cache that a step changes meanwhile goes out as it was: a disk is replaced, never written to.
     """
 
-    def __init__(self, store: Store, cancelled: threading.Event) -> None:
+    def __init__(self, store: Store, observer: Observer, cancelled: threading.Event) -> None:
         self._store = store
+        self._observer = observer
         self._cancelled = cancelled
         self._stack = ExitStack()
         self._made: dict[str, PackedMount | None] = {}
@@ -96,19 +97,17 @@ class MountPacker:
             self._made[request.identity] = self._packed(request)
         return self._made[request.identity]
 
-    def wanted(
-        self, ids: Sequence[str], plan: Plan, borrowed: Iterable[CacheRequest], observer: Observer
-    ) -> tuple[PackedMount, ...]:
-        """The caches that `wanted_mounts` finds and that are not empty. Raises as `pack`."""
+    def wanted(self, plan: Plan, borrowed: Mapping[str, CacheRequest], target: CacheTarget) -> tuple[PackedMount, ...]:
+        """The caches that `wanted_mounts` finds for a target and that are not empty. Raises as `pack`."""
 
         def warn(message: str) -> None:
-            observer(WarningRaised(message, "cache-mount-unknown"))
+            self._observer(WarningRaised(message, "cache-mount-unknown"))
 
         found: list[PackedMount] = []
-        for request in wanted_mounts(ids, plan, borrowed, warn):
+        for request in wanted_mounts(target.mounts, plan, borrowed.values(), warn):
             made = self.pack(request)
             if made is None:
-                observer(Note(f"the cache mount {request.id} is empty here: it is not sent"))
+                self._observer(Note(f"the cache mount {request.id} is empty here: it is not sent"))
             else:
                 found.append(made)
         return tuple(found)

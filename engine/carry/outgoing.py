@@ -9,6 +9,7 @@ from cache.results import Layer
 from cache.store import Store
 from engine.images.descriptor import Descriptor
 from engine.output.compress import DEFAULT, known_packing, packed
+from engine.supply import LayerSupply
 
 
 def outgoing(
@@ -16,6 +17,7 @@ def outgoing(
     there: Mapping[str, Layer],
     fetch: Callable[[Layer], bool],
     store: Store,
+    supply: LayerSupply,
     cancelled: threading.Event,
 ) -> dict[str, Layer]:
     """What each layer goes out as, by diff id; those that cannot be had are left out.
@@ -34,9 +36,9 @@ def outgoing(
             found[layer.diff_id] = _carried(layer, known)
         elif layer.diff_id in there:
             found[layer.diff_id] = there[layer.diff_id]
-        elif store.blobs.has(layer.digest, layer.size) or fetch(layer):
+        elif supply.is_here(layer) or fetch(layer):
             to_pack[layer.diff_id] = layer
-    descriptors = packed(tuple(to_pack.values()), store, DEFAULT, cancelled) if to_pack else ()
+    descriptors = packed(tuple(to_pack.values()), store, DEFAULT, cancelled, supply) if to_pack else ()
     made = zip(to_pack.values(), descriptors, strict=True)
     return found | {layer.diff_id: _carried(layer, descriptor) for layer, descriptor in made}
 

@@ -94,13 +94,6 @@ class RemoteCaches:
                 if self._counts(cache, entry, entry.result.steps[-1:]):
                     yield Found(entry, cache.label)
 
-    def mounts(self, identity: str) -> Iterator[tuple[CarriedMount, CachePlace]]:
-        """The cache mounts of that identity, and where they are. Raises as `by_definition`."""
-        for cache in self._loaded():
-            mount = cache.index.mounts.get(identity)
-            if mount is not None and (cache.trust is None or cache.trust.trusts(mount)):
-                yield mount, cache.place
-
     def refusal(self, key: str) -> str:
         """Why an entry under a definition key is not used though it is there, in words; empty when there is none."""
         for cache in self._loaded():
@@ -112,6 +105,18 @@ class RemoteCaches:
             if not self._counts(cache, entry, entry.result.steps):
                 return f"in the cache {cache.label}, but not all of its layers can be had"
         return ""
+
+    def mounts(self, identity: str) -> Iterator[tuple[CarriedMount, CachePlace]]:
+        """The cache mounts of an identity that may be used, and where they are. Raises as `by_definition`."""
+        for cache in self._loaded():
+            mount = cache.index.mounts.get(identity)
+            if mount is None:
+                continue
+            if cache.trust is None or cache.trust.trusts(mount):
+                yield mount, cache.place
+                continue
+            message = f"the cache mount {mount.id} in {cache.label} is not used: no trusted key has signed it"
+            self._observer(WarningRaised(message, "cache-unsigned"))
 
     def exclude(self, digest: str) -> None:
         """Use no entry any more that has this blob."""

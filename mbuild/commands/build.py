@@ -155,7 +155,8 @@ def _metadata(report: BuildReport) -> dict[str, object]:
             "exported": [
                 {"to": one.label, "entries": one.entries, "mounts": one.mounts, "sent": one.sent}
                 for one in (report.exports.exported if report.exports is not None else ())
-            ]
+            ],
+            "imported": report.imported,
         },
     }
 

@@ -23,7 +23,7 @@ from engine.cachemounts import CacheMounts, CacheRequest
 from engine.carry.export import Exported, OpenTarget, PackedMount
 from engine.carry.mounts import MountPacker, MountSeeds, wanted_mounts
 from engine.carry.spec import CacheTarget, CacheType
-from engine.events import Event, WarningRaised
+from engine.events import Event, WarningRaised, ignore
 from machinefile.errors import InterruptedBuildError
 from machinefile.steps import Sharing
 
@@ -58,7 +58,7 @@ def fill(store: Store, content: bytes, request: CacheRequest = REQUEST, at: int 
 
 def carried(store: Store, place: MemoryPlace, request: CacheRequest = REQUEST) -> CarriedMount:
     """The cache, sent to a place."""
-    with MountPacker(store, threading.Event()) as packer:
+    with MountPacker(store, ignore, threading.Event()) as packer:
         packed = packer.pack(request)
         assert packed is not None
         place.send(packed.mount.digest, packed.mount.size, MOUNT_TYPE, packed.open)
@@ -135,7 +135,7 @@ def test_an_unchanged_cache_is_read_once_and_gives_the_same_blob(store: Store, m
     fill(store, b"content")
     place = MemoryPlace()
     first = carried(store, place)
-    with MountPacker(store, threading.Event()) as packer:
+    with MountPacker(store, ignore, threading.Event()) as packer:
         monkeypatch.setattr(packer, "_write", None)  # it would be called to read the disk
         again = packer.pack(REQUEST)
     assert again is not None
@@ -220,7 +220,7 @@ def test_a_stopped_build_stops_fetching_and_packing(store: Store, tmp_path: Path
             elsewhere.borrow(there)
         assert not CacheMounts(there).disk(REQUEST).exists()
     fill(store, b"another")
-    with MountPacker(store, elsewhere.cancelled) as packer, pytest.raises(InterruptedBuildError):
+    with MountPacker(store, ignore, elsewhere.cancelled) as packer, pytest.raises(InterruptedBuildError):
         packer.pack(REQUEST)
 
 
@@ -306,7 +306,7 @@ def test_caches_that_begin_with_files_count_when_a_step_had_them(sending: Sendin
 def test_packed_mounts_say_when_their_disk_changed(store: Store) -> None:
     fill(store, b"content")
     os.utime(CacheMounts(store).disk(REQUEST), (1000, 1000))
-    with MountPacker(store, threading.Event()) as packer:
+    with MountPacker(store, ignore, threading.Event()) as packer:
         packed = packer.pack(REQUEST)
         assert isinstance(packed, PackedMount)
         assert packed.changed == 1000

@@ -19,11 +19,12 @@ from cache.store import Store
 from engine.carry.export import OpenTarget
 from engine.carry.records import read_records
 from engine.carry.settle import Signs
-from engine.carry.spec import CacheMode, CacheTarget, CacheType
+from engine.carry.spec import CacheMode, CacheSource, CacheTarget, CacheType
 from engine.events import Note, TransferProgress, WarningRaised
 from engine.images import mediatype
 from engine.output.compress import DEFAULT
 from engine.report import BuildReport
+from engine.secrets import Secrets
 from machinefile.errors import HostError, StepError, TransferError, UsageError
 from machinefile.platform import Platform
 
@@ -48,6 +49,8 @@ class Shipping:
     def __init__(self, workshop: Workshop) -> None:
         self.workshop = workshop
         self.place = MemoryPlace()
+        self.source: MemoryPlace | None = None
+        """What builds find with --cache-from."""
         self.signer: Signs | None = None
 
     def open(self, target: CacheTarget) -> OpenTarget:
@@ -56,13 +59,15 @@ class Shipping:
     def build(self, text: str = TEXT, mode: CacheMode = CacheMode.MAX, **options: object) -> BuildReport:
         wanted = {name: options.pop(name) for name in ("ignore_error", "mounts") if name in options}
         target = CacheTarget(CacheType.FSSPEC, "memory://here", mode=mode, **wanted)  # type: ignore[arg-type]
-        platforms = options.pop("platforms", ())
+        further = {name: options.pop(name) for name in ("platforms", "secrets") if name in options}
         request = replace(
             self.workshop.request(text, **options),  # type: ignore[arg-type]
             cache_to=(target,),
-            platforms=platforms,  # type: ignore[arg-type]
+            cache_from=(CacheSource(CacheType.FSSPEC, "memory://there"),) if self.source is not None else (),
+            **further,  # type: ignore[arg-type]
         )
         driver = self.workshop.driver
+        driver.open_source = lambda source: self.source or self.place
         driver.open_target = self.open
         return driver.build(request)
 
@@ -331,3 +336,33 @@ def test_progress_tells_of_each_blob(shipping: Shipping) -> None:
     moved = [event for event in shipping.workshop.events if isinstance(event, TransferProgress)]
     ended = {event.id for event in moved if event.finished and event.done == event.total}
     assert ended == set(shipping.place.sent)
+
+
+def test_what_another_cache_has_goes_on_where_the_image_needs_it(shipping: Shipping, tmp_path: Path) -> None:
+    shipping.build()
+    theirs = shipping.place
+    unused = shipping.workshop.plan(TEXT).step("tools.2").result
+    assert unused is not None
+    with Store(tmp_path / "other") as other:
+        shipping.workshop.store = other
+        onward = Shipping(shipping.workshop)
+        onward.source = theirs
+        report = onward.build()
+    assert (report.run, report.imported) == (0, 6)
+    plan = shipping.workshop.plan(TEXT)
+    assert {planned.key for planned in plan.counted() if planned.step.stage != "tools"} <= onward.index.entries.keys()
+    needless = unused.layers[-1]
+    assert needless.diff_id not in {layer.diff_id for layer in onward.index.layers().values()}
+    assert needless.diff_id not in {
+        one.diff_id for one in theirs.index.layers().values() if one.digest in theirs.fetched
+    }
+
+
+def test_values_of_secrets_are_in_no_record(shipping: Shipping) -> None:
+    value = b"hunter2hunter2"
+    text = "FROM base\nRUN --mount=type=secret,id=s --mount=type=secret,id=s,env=S write a b\n"
+    shipping.build(text, secrets=Secrets((("s", value),)))
+    keys = list(shipping.index.entries)
+    (record,) = read_records(shipping.place, shipping.index, keys).values()
+    assert "secret" in json.dumps(record)
+    assert value.decode() not in json.dumps(record)
