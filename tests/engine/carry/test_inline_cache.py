@@ -127,7 +127,8 @@ def test_the_image_is_the_same_when_a_stage_that_it_copies_from_is_not_looked_at
     first = build(text)
     made = next(one for one in workshop.plan(text).steps if one.step.stage == "made" and one.step.makes_layer)
     workshop.store.index.drop(Kind.RESULT, made.key)
-    workshop.store.index.drop(Kind.CONTENT, made.key)
+    for key in list(workshop.store.index.keys(Kind.CONTENT)):
+        workshop.store.index.drop(Kind.CONTENT, key)
     assert build(text) == first
     plan = workshop.plan(text)
     assert not plan.step(made.step.id).hit
