@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from cache.files import publish, store_errors
 from cache.growing import GrowingBlob
+from cache.uses import Uses
 from machinefile.errors import StoreError, UntrustedDataError
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -70,6 +71,8 @@ class BlobStore:
     def __init__(self, root: Path, temporary: Path) -> None:
         self._folder = root / "blobs" / "sha256"
         self._temporary = temporary
+        self.uses = Uses(root)
+        """Notes what is used of the store."""
 
     def path(self, digest: str) -> Path:
         """Where a blob is, or would be. Raises UntrustedDataError for what is not a sha256 digest."""
@@ -78,12 +81,10 @@ class BlobStore:
         return self._folder / digest.removeprefix("sha256:")
 
     def has(self, digest: str, size: int | None = None) -> bool:
-        """Whether the blob is there, with that size (bytes) if one is given."""
-        try:
-            found = self.path(digest).stat().st_size
-        except FileNotFoundError:
-            return False
-        return size is None or found == size
+        """Whether the blob is there, with that size (bytes) if one is given. If it is, it stays for as long as this
+        process lives."""
+        found = self.uses.find(self.path(digest))
+        return found is not None and size in (None, found.st_size)
 
     @contextmanager
     def writer(self, expected: str = "", growing: GrowingBlob | None = None) -> Iterator[BlobWriter]:

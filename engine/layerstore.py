@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from cache.blobs import BlobWriter
 from cache.files import store_errors, write_atomically
+from cache.index import Kind
 from cache.results import Layer
 from cache.store import Store
 from engine.bases import Base, Bases
@@ -131,12 +132,14 @@ class LayerStore:
                 scratch=self._store.temporary,
             )
         self._remember(prepared.index)
+        if prepared.disk is not None:
+            self._tell_disk(prepared.disk, layer)
         return prepared.index
 
     def _disk(self, below: Layers, layer: Layer) -> Path:
         index, under = self._index(below, layer), self.view(below)
         path = disk_path(self._disk_folder, index, under)
-        if not path.exists():
+        if self._store.uses.find(path) is None:
             lock = self._store.lock(f"layer {layer.diff_id}", cancelled=self._cancelled)
             with lock, self._bases.open(layer) as blob:
                 make_disk(
@@ -147,11 +150,19 @@ class LayerStore:
                     limits=self.limits,
                     scratch=self._store.temporary,
                 )
+            self._tell_disk(path, layer)
         return path
 
+    def _tell_disk(self, path: Path, layer: Layer) -> None:
+        """A disk's name does not say which layer it holds, and collection wants to know."""
+        self._store.index.put(Kind.DISK, path.name, layer.diff_id)
+
     def _load(self, diff_id: str) -> LayerIndex | None:
+        path = self._store.derived("layers", diff_id)
         try:
-            found = LayerIndex.from_bytes(self._store.derived("layers", diff_id).read_bytes())
+            if self._store.uses.find(path) is None:
+                return None
+            found = LayerIndex.from_bytes(path.read_bytes())
         except (FileNotFoundError, StoreError):
             return None
         return found if found.diff_id == diff_id else None
