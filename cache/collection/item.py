@@ -78,6 +78,8 @@ class Item:
     """A name that others keep: it is spent as soon as nothing that stays keeps that name."""
     keeps: frozenset[str] = field(default=frozenset(), repr=False)
     """The names that stay as long as it does: `blob sha256:...`, `diff sha256:...`, `machine ...`."""
+    adds: frozenset[str] = field(default=frozenset(), repr=False)
+    """Those of them that are of its own making: the last layer of a step."""
     entries: tuple[Entry, ...] = ()
     """Entries of the index that go with it."""
     lock: Path | None = None

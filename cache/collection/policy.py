@@ -37,7 +37,7 @@ class Filters:
     def match(self, item: Item, now: float, held: frozenset[str]) -> bool:
         """Whether a thing is meant; `held` are the names that the `images` keep."""
         return (
-            now - item.used >= self.unused
+            max(now - item.used, 0.0) >= self.unused
             and (not self.sorts or item.sort in self.sorts)
             and (not self.ids or any(_begins(item.id, text) for text in self.ids))
             and (not self.images or item.tied in held or not held.isdisjoint(item.keeps))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cache.collection.item import Holdings, Item, Reference, Sort, Standing, blob, diff, machine
 from cache.collection.sizes import DiskUsage, Found
 from cache.index import EntryFacts, Kind
-from cache.results import StepResult
+from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.collection.images import ImageReader, Needs
 from engine.collection.places import Places
@@ -179,6 +179,7 @@ class _Survey:
                 used=used,
                 standing=Standing.CACHED,
                 keeps=frozenset((*blobs, *(diff(layer.diff_id) for layer in layers))),
+                adds=_names(step.result.steps[-1] if step.result.steps else None),
                 entries=((Kind.RESULT, step.key),),
             )
 
@@ -223,6 +224,10 @@ class _Survey:
         """When a blob was last used, or written."""
         found = self._blobs.get(digest)
         return max(self._times.get(self._store.uses.name(found.path), 0.0), found.written) if found else 0.0
+
+
+def _names(layer: Layer | None) -> frozenset[str]:
+    return frozenset([blob(layer.digest), diff(layer.diff_id)] if layer is not None else ())
 
 
 def _result(value: object) -> StepResult | None:
