@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from e2e_bases import write_busybox_layout
 from e2e_processes import processes
+from open_folders import open_to_all
 
 ROOT = Path(__file__).parents[2]
 BASE_TAR = ROOT / ".cache" / "debian-bookworm.tar.gz"
@@ -110,10 +111,7 @@ def busybox(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A base with busybox and nothing else, as an OCI layout; how FROM names it."""
     layout = tmp_path_factory.mktemp("busybox") / "layout"
     write_busybox_layout(layout)
-    # An ordinary user must be able to read it, whatever the mode of pytest's folders.
-    for folder in (layout.parent, layout.parent.parent, layout.parent.parent.parent):
-        if folder.stat().st_uid == os.getuid():
-            folder.chmod(folder.stat().st_mode | 0o055)
+    open_to_all(layout)  # an ordinary user must be able to read it
     return f"oci-layout:{layout}:latest"
 
 

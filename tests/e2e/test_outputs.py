@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from open_folders import open_to_all
 from output_support import run, skopeo, tell
 
 if TYPE_CHECKING:
@@ -93,8 +94,7 @@ def test_an_ordinary_user_writes_them_too_and_the_bytes_are_the_same(mbuild: Mbu
         (mbuild.folder / name).mkdir(mode=0o777)
         (mbuild.folder / name).chmod(0o777)
     mbuild.ok(*_outputs(mbuild.folder / "root", kinds), place)
-    for folder in (mbuild.folder, *mbuild.folder.parents[:2]):
-        folder.chmod(folder.stat().st_mode | 0o055)
+    open_to_all(mbuild.folder)
     mbuild.store = mbuild.folder / "user" / "store"
     mbuild.prefix = (
         "setpriv",
