@@ -29,7 +29,9 @@ class Kind(Enum):
     CONTENT = "content"
     """content key -> StepResult"""
     RECORD = "record"
-    """definition key -> the record it was made of, for explaining"""
+    """definition key -> the record it was made of, for explaining: cache/records.py"""
+    PAST = "past"
+    """a Machinefile -> the keys that its steps had, for explaining: engine/explain/past.py"""
     BASE = "base"
     """manifest digest of a base -> what it was called, and for which platform"""
     VARIANT = "variant"
@@ -79,6 +81,10 @@ class Index:
         except ValueError:
             return None
         return value
+
+    def has(self, kind: Kind, key: str) -> bool:
+        """Whether there is an entry, whatever is in it."""
+        return bool(self._try(lambda cache: _name(kind, key) in cache))
 
     def put(self, kind: Kind, key: str, value: object) -> None:
         """Store what json.dumps takes."""

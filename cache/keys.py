@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 VERSION = 1
 """Raise it when the same record would now give another result: a change in how layers are written, in what a
@@ -29,7 +30,7 @@ guest shows to a step, in what COPY does. Every key changes then, and old result
 Value = str | int | bool | None | tuple["Value", ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Record:
     """What a key is made of."""
 
@@ -37,7 +38,11 @@ class Record:
     fields: tuple[tuple[str, Value], ...]
 
     def key(self) -> str:
-        """`sha256:` and 64 hex digits."""
+        """`sha256:` and 64 hex digits. Worked out once: a COPY of very many files has a very long record."""
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
         whole: Value = ("mbuild", VERSION, self.operation, self.fields)
         return "sha256:" + hashlib.sha256(canonical(whole)).hexdigest()
 

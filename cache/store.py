@@ -14,6 +14,7 @@ from cache.index import Index, Kind
 from cache.keys import Record
 from cache.locks import locked
 from cache.names import Names
+from cache.records import pack
 from cache.results import StepResult
 from cache.uses import Uses
 from cache.versions import settle
@@ -128,10 +129,11 @@ class Store:
             return result
         return None
 
-    def keep(self, definition: Record, content_key: str, result: StepResult) -> None:
-        """Remember what a step came to. Its blobs must be in the store already."""
+    def keep(self, definition: Record, content_key: str, result: StepResult, instruction: str = "") -> None:
+        """Remember what a step came to, and what to call it. Its blobs must be in the store already."""
         key = definition.key()
-        self.index.put(Kind.RECORD, key, definition.to_json())
+        if (packed := pack(definition, instruction)) is not None:
+            self.index.put(Kind.RECORD, key, packed)
         self.index.put(Kind.CONTENT, content_key, result.to_json())
         self.index.put(Kind.RESULT, key, result.to_json())
 

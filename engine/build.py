@@ -73,6 +73,11 @@ class Build:
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
 
+    @property
+    def results(self) -> Mapping[str, StepResult]:
+        """What is known so far, by the ids of the steps; of a base that nothing stands on it."""
+        return self._results
+
     def run(self, goals: Sequence[str] = ()) -> tuple[StepResult, ...]:
         """Bring every missing result into the store and give the target's, one a platform; or those of the steps
         `goals`.
@@ -172,7 +177,7 @@ class Build:
         step = planned.step
         if waited and (made := self._known.made_meanwhile(planned.key)) is not None:
             return made
-        by_definition = self._known.by_definition(step, planned.key)
+        by_definition = None if planned.renewed else self._known.by_definition(step, planned.key)
         if by_definition is not None or self._known.refused(step):
             return by_definition
         key = self._content_key(planned, self._contexts)
@@ -181,7 +186,7 @@ class Build:
             return None
         below = self._result_below(planned)
         result = StepResult((*below.steps, by_content.steps[-1]), by_content.seconds, by_content.created)
-        self._store.keep(planned.record, key, result)
+        self._store.keep(planned.record, key, result, step.instruction)
         return result
 
     def _make(self, planned: PlannedStep, name: str, stop: threading.Event) -> StepResult:
@@ -198,7 +203,7 @@ class Build:
             self._fail(step, begun, error)
         seconds = time.monotonic() - begun
         result = StepResult((*self._result_below(planned).steps, added), round(seconds, 3), time.time())
-        self._store.keep(planned.record, key, result)
+        self._store.keep(planned.record, key, result, step.instruction)
         self.run_steps.add(step.id)
         self._tell(StepEnded(step.id, name, Outcome.DONE, seconds))
         return result

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 from dataclasses import dataclass, replace
 
 from cache.results import Layer
 from engine.bases import Base
 from engine.layerstore import LayerStore
+from engine.naming import find_in_plan
 from engine.plan import Plan
 from engine.steps.mounts import MountMaker
 from engine.steps.provisions import Provisions
 from engine.steps.run import execution_of, with_terminal
 from engine.vm.execution import Output, Sandbox
 from engine.vm.session import Session
-from machinefile.errors import UsageError
 from machinefile.steps import BuildGraph, Metadata, Run, Step
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -64,65 +63,15 @@ def enter(
             return result.code
 
 
-def find_step(graph: BuildGraph, words: str) -> tuple[Step, bool]:
-    """The step that `words` name, and whether what is meant is the end of its stage: an id as `mbuild plan` prints
-    it, a line of the Machinefile, a stage's name, or a prefix of one id.
-
-    Raises UsageError: `step-unknown`, `step-ambiguous`.
-    """
-    for step in graph.steps:
-        if step.id == words:
-            return step, False
-    in_stage = [step for step in graph.steps if step.stage == words]
-    if words.isdecimal():
-        found = [step for step in graph.steps if step.span and step.span.line <= int(words) <= step.span.end_line]
-    else:
-        found = [step for step in graph.steps if step.id.startswith(words)]
-    if in_stage and not (words.isdecimal() and found):
-        return ([step for step in in_stage if step.makes_layer] or in_stage)[-1], True
-    found = list(dict.fromkeys((*found, *in_stage)))
-    if len(found) == 1:
-        return found[0], False
-    ids = [step.id for step in graph.steps]
-    if found:
-        named = ", ".join(step.id for step in found)
-        raise UsageError(
-            f"{words!r} may be any of {named}", code="step-ambiguous", hint="name one of them, as mbuild plan prints it"
-        )
-    near = difflib.get_close_matches(words, ids, n=1)
-    raise UsageError(
-        f"the build of {graph.target!r} has no step {words!r}",
-        code="step-unknown",
-        hint=f"did you mean {near[0]}?" if near else "mbuild plan lists them; --target chooses another stage",
-    )
-
-
 def spot_of(plan: Plan, words: str, *, after: bool = False) -> Spot:
     """Where to run something: before that step ran, or after it. Raises UsageError."""
-    graph, step, is_stage = _find(plan, words)
+    graph, step, is_stage = find_in_plan(plan, words)
     return _spot(plan, graph, step, after=after or is_stage)
 
 
 def result_spot(plan: Plan) -> Spot:
     """The file system that the image has, with what its configuration says."""
     return _spot(plan, plan.graph, plan.graph.step(plan.graph.result), after=True)
-
-
-def _find(plan: Plan, words: str) -> tuple[BuildGraph, Step, bool]:
-    """As `find_step`, in the graphs of all platforms: an id is that one's; of what several have, the first's."""
-    for graph in plan.graphs:
-        for step in graph.steps:
-            if step.id == words:
-                return graph, step, False
-    unknown: UsageError | None = None
-    for graph in plan.graphs:
-        try:
-            return graph, *find_step(graph, words)
-        except UsageError as error:
-            if error.code != "step-unknown":
-                raise
-            unknown = unknown or error
-    raise unknown or AssertionError("a plan has a graph")
 
 
 def _spot(plan: Plan, graph: BuildGraph, step: Step, *, after: bool) -> Spot:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cache.results import StepResult
 from cache.store import Store
 from engine.bases import Bases
-from engine.build import Build
-from engine.capacity import BoundedSandbox, Capacity, default_jobs
 from engine.context import BuildContext, Context
-from engine.debug import Inside, Spot
 from engine.events import BuildEnded, Note, Observer, WarningRaised
+from engine.explain.missing import check_misses
+from engine.explain.past import Past, project_of
 from engine.images.reference import Reference
 from engine.images.source import ImageSource
 from engine.joining import join_plans
 from engine.layerstore import LayerStore
-from engine.lazysandbox import LazySandbox
-from engine.lookup import Results
+from engine.lookup import CachePolicy, Results
 from engine.output.image import BuiltImage, assemble
 from engine.output.index import Built, gather
 from engine.output.spec import OutputSpec, OutputType
@@ -36,16 +34,26 @@ from engine.secrets import SHORTEST
 from engine.sshagent import check_agents, open_agents
 from engine.steps.provisions import Provisions
 from engine.support import check_supported
-from engine.vm.execution import Sandbox
-from machinefile.errors import UsageError
+from machinefile.errors import StoreError, UsageError
 from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
 from machinefile.resolve import base_references
+from machinefile.stages import split_stages
 from machinefile.steps import BuildGraph, From, Snapshot
 
 if TYPE_CHECKING:
+    # What runs steps is imported where a build begins: a plan has no use for it.
+    from engine.build import Build
+    from engine.debug import Inside, Spot
+    from engine.explain.explainer import Explainer
+    from engine.explain.explanation import Explanation
+    from engine.explain.sources import RecordSource
     from engine.machines.make import MachineMaker
     from engine.output.outputs import Push
+    from engine.vm.execution import Sandbox
+
+_QUICK = 200
+"""Records that a plan looks at for one that is like that of a step, where the file was not built here before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +81,31 @@ class Driver:
     """Brings an image of the store into registries under names."""
     machines: Callable[[], MachineMaker] | None = None
     """Makes what makes machines, when one is to be made."""
+    records: Sequence[RecordSource] = ()
+    """Know records of earlier results besides the store, for explaining."""
 
     def plan(self, request: BuildRequest) -> Plan:
-        """Resolve the Machinefile and every key. Starts nothing, pulls no layers.
+        """Resolve the Machinefile and every key, and find out what hits, or why not. Starts nothing, pulls no layers,
+        writes nothing but what it looked up.
 
         Raises MachinefileError, UsageError, TransferError.
         """
-        return self._prepare(request, refuse=False).plan
+        prepared = self._foreseen(request, self._prepare(request, refuse=False))
+        return prepared.plan
+
+    def explain(self, request: BuildRequest, step: str = "") -> tuple[Plan, tuple[Explanation, ...]]:
+        """The plan, and why the steps that have to run miss; or about the step, or the steps of the stage, that is
+        named as engine/naming.py has it. Starts nothing, pulls no layers.
+
+        Raises as `plan`, and UsageError: `step-unknown`, `step-ambiguous`.
+        """
+        from engine.foresee import foreseen
+        from engine.naming import steps_named
+
+        prepared = self._prepare(request, refuse=False)
+        plan = foreseen(prepared.plan, prepared.results)
+        steps = steps_named(plan, step) if step else tuple(planned.step.id for planned in plan.to_run())
+        return plan, self._explainer(request, plan, prepared.results).explain(steps)
 
     def build(self, request: BuildRequest) -> BuildReport:
         """Build, keep the image under its names, write the outputs.
@@ -89,10 +115,16 @@ class Driver:
         begun = time.monotonic()
         self._check(request)
         prepared = self._prepare(request, refuse=True)
+        if request.fail_on_miss:
+            prepared = self._foreseen(request, prepared)
+            check_misses(prepared.plan)
         plan = prepared.plan
         self._check_secrets(request, plan)
         with self._building(request, prepared) as (build, layers, sandbox):
-            results = build.run()
+            try:
+                results = build.run()
+            finally:
+                self._remember(request, plan, build.results)
         built = self._finish(request, plan, results, layers)
         run = len(build.run_steps)
         seconds = time.monotonic() - begun
@@ -104,6 +136,27 @@ class Driver:
             for platform, image in zip(plan.platforms, built.images, strict=True)
         )
         return BuildReport(built.digest, images, hit, run, sandbox.starts, seconds)
+
+    def _foreseen(self, request: BuildRequest, prepared: _Prepared) -> _Prepared:
+        """The same, with the plan as good as it can be known: which steps an equal file system led to before, why the
+        others miss, and how long they took."""
+        from engine.foresee import foreseen
+
+        plan = foreseen(prepared.plan, prepared.results)
+        quick = self._explainer(request, plan, prepared.results, most=_QUICK)
+        return replace(prepared, plan=quick.reasoned())
+
+    def _explainer(self, request: BuildRequest, plan: Plan, results: Results, most: int | None = None) -> Explainer:
+        from engine.explain.explainer import Explainer
+        from engine.explain.nearest import MOST_RECORDS
+
+        past = Past(self.store, project_of(request))
+        return Explainer(plan, self.store, results, past, self.records, MOST_RECORDS if most is None else most)
+
+    def _remember(self, request: BuildRequest, plan: Plan, results: Mapping[str, StepResult]) -> None:
+        """For the next time that somebody asks why something misses; a build does not fail for that."""
+        with suppress(StoreError):
+            Past(self.store, project_of(request)).remember(plan, results)
 
     def _check(self, request: BuildRequest) -> None:
         """Refuse what can be seen to fail before anything is looked up."""
@@ -138,6 +191,10 @@ class Driver:
 
     @contextmanager
     def _building(self, request: BuildRequest, prepared: _Prepared) -> Iterator[tuple[Build, LayerStore, Sandbox]]:
+        from engine.build import Build
+        from engine.capacity import BoundedSandbox, Capacity, default_jobs
+        from engine.lazysandbox import LazySandbox
+
         layers = LayerStore(self.store, prepared.bases, guard=request.secrets.guard, cancelled=self.cancelled)
         sandbox = BoundedSandbox(LazySandbox(self.sandbox), Capacity.of_host())
         with open_agents(request.ssh, prepared.plan.graphs, self.store.folder) as agents:
@@ -172,9 +229,19 @@ class Driver:
             for graph, _ in resolved:
                 check_agents(graph, request.ssh)
         graphs = [remotes.pinned(graph) for graph, _ in resolved]
-        results = Results(self.store, request.cache)
+        results = Results(self.store, self._policy(request))
         plans = for_each(graphs, lambda graph: self._plan(graph, bases, contexts, results))
         return _Prepared(join_plans(list(zip(wanted, plans, strict=True))), bases, contexts, remotes, results)
+
+    def _policy(self, request: BuildRequest) -> CachePolicy:
+        """What may be used of earlier results; a stage that is not there is no mistake, as it is none for buildx."""
+        policy = request.cache
+        if policy.filters:
+            policy, unknown = policy.resolved(split_stages(request.machinefile))
+            for word in unknown:
+                message = f"--no-cache-filter {word}: there is no such stage"
+                self.observer(WarningRaised(message, "no-cache-filter-unknown"))
+        return policy
 
     def _resolve(self, request: BuildRequest, options: BuildOptions, bases: Bases) -> tuple[BuildGraph, LintResult]:
         return resolve_and_lint(request.machinefile, options, bases.lookup, request.ignore.prunes)

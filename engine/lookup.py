@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cache.index import Kind
 from cache.results import StepResult
 from cache.store import Store
+from machinefile.stages import Layout
 from machinefile.steps import Step
 
 
@@ -17,10 +18,22 @@ class CachePolicy:
 
     use: bool = True
     """False for --no-cache."""
+    filters: tuple[str, ...] = ()
+    """--no-cache-filter: names or numbers of stages; only once they are `resolved` do they count."""
+    stages: frozenset[str] = frozenset()
+    """The stages whose steps run again, as steps name theirs."""
+
+    def resolved(self, layout: Layout) -> tuple[CachePolicy, tuple[str, ...]]:
+        """The policy for a file, and the filters that name no stage of it."""
+        found = {word: layout.labels_of(word) for word in self.filters}
+        policy = replace(self, stages=frozenset().union(*found.values()))
+        return policy, tuple(word for word, stages in found.items() if not stages)
 
     def refuses(self, step: Step) -> str:
         """Why a step's results do not count, in words; empty when they do."""
-        return "" if self.use else "--no-cache"
+        if not self.use:
+            return "--no-cache"
+        return f"--no-cache-filter {step.stage}" if step.stage in self.stages else ""
 
 
 class Results:
@@ -51,4 +64,4 @@ class Results:
 
     def was_made(self, key: str) -> bool:
         """Whether the step with that definition key was built before, be its layers there or not."""
-        return self._store.index.get(Kind.RESULT, key) is not None
+        return self._store.index.has(Kind.RESULT, key) or self._store.index.has(Kind.RECORD, key)

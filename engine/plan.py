@@ -34,6 +34,11 @@ class PlannedStep:
     """Why it hits or misses, in words."""
     result: StepResult | None = None
     """What it came to, for a hit of a step that makes a file system."""
+    renewed: bool = False
+    """A step that it stands on, or reads, runs again though its result is there: what this one came to before does not
+    count, unless it was with an equal file system below."""
+    seconds: float | None = None
+    """How long it took when it, or what it was before a change, last ran: see engine/explain/reasons.py."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,11 @@ def make_plan(
     return Plan((graph,), tuple(planned), bases)
 
 
+NEVER_BUILT = "never built with these inputs"
+EVICTED = "built before, but its layers are gone from the store"
+NOT_PULLED = "the base has not been pulled"
+
+
 def waits_for(step_id: str) -> str:
     """The reason of a step whose file system, or whose input's, is missing itself."""
     return f"{step_id} below it is to be built"
@@ -172,24 +182,33 @@ def _look_up(
     key = record.key()
     if isinstance(step.operation, From):
         here = bases[step.id].is_stored(store)
-        reason = "the base is in the store" if here else "the base has not been pulled"
+        reason = "the base is in the store" if here else NOT_PULLED
         return PlannedStep(step, platform, record, key, here, reason)
     if isinstance(step.operation, Metadata):
         above = done[step.parent] if step.parent is not None else None
         hit = above is None or above.hit
         return PlannedStep(step, platform, record, key, hit, "changes the configuration only")
-    result = results.by_definition(step, key)
+    needed = [done[other] for other in (step.parent, *step.inputs) if other is not None]
+    renewed = any(one.renewed or (one.step.makes_layer and bool(results.refused(one.step))) for one in needed)
+    result = None if renewed else results.by_definition(step, key)
     if result is not None:
         return PlannedStep(step, platform, record, key, True, "built before", result)
-    return PlannedStep(step, platform, record, key, False, _why_missing(step, key, done, results))
+    reason = _why_missing(step, key, done, results, renewed=renewed)
+    return PlannedStep(step, platform, record, key, False, reason, renewed=renewed)
 
 
-def _why_missing(step: Step, key: str, done: Mapping[str, PlannedStep], results: Results) -> str:
+def _why_missing(step: Step, key: str, done: Mapping[str, PlannedStep], results: Results, *, renewed: bool) -> str:
     if refused := results.refused(step):
         return refused
-    if results.was_made(key):
-        return "built before, but its layers are gone from the store"
+    missing = missing_below(step, done)
+    if not renewed and results.was_made(key):
+        return EVICTED
+    return waits_for(missing) if missing else NEVER_BUILT
+
+
+def missing_below(step: Step, done: Mapping[str, PlannedStep]) -> str:
+    """The first step that has to be built before a step can be; empty when there is none."""
     for needed in (step.parent, *step.inputs):
         if needed is not None and not done[needed].hit and not isinstance(done[needed].step.operation, From):
-            return waits_for(needed)
-    return "never built with these inputs"
+            return needed
+    return ""

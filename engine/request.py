@@ -44,6 +44,8 @@ class BuildRequest:
     """--secret."""
     step_timeout: float | None = None
     """--step-timeout: seconds that a RUN may take."""
+    fail_on_miss: bool = False
+    """Fail before anything runs if something would have to."""
     platforms: tuple[Platform, ...] = ()
     """--platform with several, each once: an image for each, and an index of them. Empty for that of `options`."""
 

@@ -4,6 +4,7 @@
     ├── UsageError                2     the command line asks for what cannot be
     ├── MachinefileError          2     the Machinefile or the context is wrong; carries every problem found
     ├── StepError                 1     a step ran and failed
+    ├── MissError                 1     a step would have to run, and none may: --fail-on-miss
     ├── HostError                 3     this machine lacks something: a program, a kernel, space, a right
     │   └── StoreError            3     the store cannot be read or written
     ├── TransferError             4     a registry or the network failed
@@ -75,6 +76,12 @@ class StepError(MbuildError):
     exit_code = 1
     step = ""
     """The id of the step, once it is known."""
+
+
+class MissError(MbuildError):
+    """A step would have to run, and none may."""
+
+    exit_code = 1
 
 
 class HostError(MbuildError):

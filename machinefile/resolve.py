@@ -199,7 +199,12 @@ class _Resolver:
     def _stage(self, stage: Stage) -> None:
         base = self.bases[stage.index]
         building = Building(
-            self._label(stage), self.options, self.arguments, self.machinefile.escape, self.report, self._linker(stage)
+            self.layout.label(stage),
+            self.options,
+            self.arguments,
+            self.machinefile.escape,
+            self.report,
+            self._linker(stage),
         )
         building.shape = self.options.shape or MachineShape()
         self._begin(building, stage, base)
@@ -212,11 +217,6 @@ class _Resolver:
         self._apply_shape(building)
         self.steps.extend(building.steps)
         self.finished[stage.index] = building.finish()
-
-    def _label(self, stage: Stage) -> str:
-        """The stage's name; with its number where another stage has the same."""
-        same = [other for other in self.layout.stages if other.label == stage.label]
-        return stage.label if len(same) == 1 else f"{stage.label}-{stage.index}"
 
     def _begin(self, building: Building, stage: Stage, base: Base) -> None:
         if base.parent is not None:

@@ -66,6 +66,17 @@ class Layout:
             raise MachinefileError.one(f"there is no stage {name} to build", code="unknown-target", hint=hint)
         return found
 
+    def label(self, stage: Stage) -> str:
+        """What a stage's steps are called after: its name; with its number where another stage has the same."""
+        same = [other for other in self.stages if other.label == stage.label]
+        return stage.label if len(same) == 1 else f"{stage.label}-{stage.index}"
+
+    def labels_of(self, name: str) -> frozenset[str]:
+        """The labels of the stages of that name, of which there may be several, or of the stage of that number."""
+        named = [stage for stage in self.stages if stage.name and stage.name == name.lower()]
+        found = named or [stage for stage in (self.find(name),) if stage is not None]
+        return frozenset(map(self.label, found))
+
     @property
     def declared(self) -> frozenset[str]:
         """The names of the ARGs before the first FROM, with a value or without."""

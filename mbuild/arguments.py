@@ -14,7 +14,6 @@ from mbuild.network import add_network_options
 _LATER = {
     "--cache-from": 1,
     "--cache-to": 1,
-    "--no-cache-filter": 1,
     "--load": 0,
     "--attest": 1,
 }
@@ -93,6 +92,13 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         help="an ssh-agent, or keys, that RUN --mount=type=ssh may sign with",
     )
     add("--no-cache", action="store_true", help="run every step, whatever the store holds")
+    add(
+        "--no-cache-filter",
+        action="append",
+        default=[],
+        metavar="STAGE[,STAGE...]",
+        help="run every step of these stages, whatever the store holds; may be repeated",
+    )
     add("--pull", action="store_true", help="ask the registry for every base (always done: a name is looked up anew)")
     add_step_options(parser)
     add_store_option(parser)

@@ -63,7 +63,8 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         options=_build_options(options, contexts, platforms[0]),
         names=tuple(str(Reference.parse(name)) for name in getattr(options, "tag", ())),
         outputs=parse_outputs(_outputs(options), terminal=sys.stdout.isatty()),
-        cache=CachePolicy(use=not options.no_cache),
+        cache=_cache_policy(options),
+        fail_on_miss=getattr(options, "fail_on_miss", False),
         annotations=parse_annotations(getattr(options, "annotation", ())),
         contexts=contexts,
         jobs=options.jobs,
@@ -73,6 +74,18 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         step_timeout=read_timeout(options.step_timeout),
         platforms=platforms,
     )
+
+
+def _cache_policy(options: argparse.Namespace) -> CachePolicy:
+    """--no-cache and --no-cache-filter. Raises UsageError (`usage`) for both."""
+    words = tuple(word.strip() for listed in options.no_cache_filter for word in listed.split(",") if word.strip())
+    if options.no_cache and words:
+        raise UsageError(
+            "--no-cache and --no-cache-filter cannot be used together",
+            code="usage",
+            hint="--no-cache runs the steps of all stages",
+        )
+    return CachePolicy(use=not options.no_cache, filters=words)
 
 
 def _agents(options: argparse.Namespace) -> tuple[AgentSource, ...]:

@@ -14,7 +14,6 @@ from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.collection.images import ImageReader, Needs
 from engine.collection.places import Places
-from engine.collection.wording import instruction_of
 from machinefile.errors import InterruptedBuildError
 
 _REMEMBERED = 30 * 86_400.0
@@ -174,7 +173,6 @@ class _Survey:
             yield Item(
                 Sort.STEP,
                 step.key,
-                instruction_of(self._store.index.get(Kind.RECORD, step.key)),
                 created=step.result.created,
                 used=used,
                 standing=Standing.CACHED,

@@ -1,40 +1,24 @@
-"""What a step was, in the words of a Machinefile, from the record that its key was made of."""
+"""What to call steps to people."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 
-_LONGEST = 200
-"""Characters: a heredoc has no end."""
-
-
-def instruction_of(record: object) -> str:
-    """One line; empty for what is no record."""
-    match record:
-        case {"operation": str(operation), "fields": {**fields}}:
-            line = " ".join(_words(operation, {str(name): value for name, value in fields.items()}).split())
-            return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
-    return ""
+from cache.collection.item import Item, Sort
+from cache.index import Kind
+from cache.records import unpack
+from cache.store import Store
 
 
-def _words(operation: str, fields: Mapping[str, object]) -> str:
-    match operation, fields:
-        case "run", {"argv": [str(), "-c", str(script)]}:
-            return f"RUN {script}"
-        case "run", {"argv": [*argv]}:
-            return "RUN " + " ".join(map(str, argv))
-        case "copy", {"destination": str(destination)}:
-            return f"COPY {_sources(fields)}{destination}"
-        case "remote", {"destination": str(destination)}:
-            return f"ADD {fields.get('name') or fields.get('kind')} {destination}"
-        case "workdir", {"path": str(path)}:
-            return f"WORKDIR {path}"
-    return operation.upper()
+def titled(store: Store, items: Iterable[Item]) -> tuple[Item, ...]:
+    """The items, those that are steps with their instructions: these are in records, which may be large and are read
+    only for what is shown."""
+    return tuple(
+        replace(item, title=_instruction(store, item.id)) if item.sort is Sort.STEP else item for item in items
+    )
 
 
-def _sources(fields: Mapping[str, object]) -> str:
-    """The first of the files that were copied."""
-    match fields.get("sources") or fields.get("files") or fields.get("inline"):
-        case [str(first), *more] | [[str(first), *_], *more]:
-            return f"{first} … " if more else f"{first} "
-    return ""
+def _instruction(store: Store, key: str) -> str:
+    record = unpack(store.index.get(Kind.RECORD, key))
+    return (record.instruction or record.operation.upper()) if record is not None else ""

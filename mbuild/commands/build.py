@@ -26,7 +26,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     parser = Parser(
         prog="mbuild",
         description="Build an image from a Machinefile, every RUN in a microVM of its own.",
-        epilog="other commands: plan, parse, lint, debug, run, images, inspect, pull, push, tag, rmi, cache, doctor",
+        epilog="other commands: plan, explain, parse, lint, debug, run, images, inspect, pull, push, tag, rmi, cache, "
+        "doctor",
     )
     add_build_options(parser)
     parser.add_argument(
@@ -63,6 +64,9 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     )
     parser.add_argument(
         "--check", action="store_true", help="check the Machinefile, as mbuild lint does; build nothing"
+    )
+    parser.add_argument(
+        "--fail-on-miss", action="store_true", help="fail, and run nothing, if a step would have to run"
     )
     parser.add_argument(
         "--debug", choices=("on-error",), default="", help="when a RUN fails, open a shell where it was about to run"

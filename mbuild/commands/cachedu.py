@@ -6,10 +6,12 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from cache.collection.item import Item, Standing
 from engine.collection.survey import survey
 from engine.collection.usage import Row, Usage, usage
+from engine.collection.wording import titled
 from mbuild.arguments import Parser, add_format_option, add_store_option
 from mbuild.collecting import add_filter_option, ago, check_images, read_filters
 from mbuild.progress.text import label
@@ -36,7 +38,10 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     with open_store(options.cache_dir) as store:
         check_images(store, filters)
         now = time.time()
-        found = usage(survey(store, cancelled), filters, now)
+        holdings = survey(store, cancelled)
+        if options.verbose or options.by == "step":
+            holdings = replace(holdings, items=titled(store, holdings.items))
+        found = usage(holdings, filters, now)
     rows = _LISTS[options.by](found)
     if options.format == "json":
         print(json.dumps(_json(found, options.by, rows, verbose=options.verbose), indent=2))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from cache.collection.item import Item
 from cache.collection.policy import Policy, parse_age
 from engine.collection.prune import Pruned, prune
+from engine.collection.wording import titled
 from machinefile.errors import UsageError
 from machinefile.sizes import parse_size
 from mbuild.arguments import Parser, add_format_option, add_store_option
@@ -50,11 +51,12 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     with open_store(options.cache_dir) as store:
         check_images(store, policy.filters)
         done = prune(store, policy, dry_run=options.dry_run, cancelled=cancelled)
+        removed = titled(store, done.removed)
     if options.format == "json":
-        print(json.dumps(_json(done, dry_run=options.dry_run), indent=2))
+        print(json.dumps(_json(done, removed, dry_run=options.dry_run), indent=2))
         return 0
     now = time.time()
-    for item in done.removed:
+    for item in removed:
         print(_line(item, now))
     print(f"{'would free' if options.dry_run else 'freed'} {size(done.freed)}; {size(done.left)} left")
     return 0
@@ -69,12 +71,12 @@ def _size(text: str) -> int:
         ) from error
 
 
-def _json(done: Pruned, *, dry_run: bool) -> dict[str, object]:
+def _json(done: Pruned, removed: Sequence[Item], *, dry_run: bool) -> dict[str, object]:
     return {
         "dry_run": dry_run,
         "freed": done.freed,
         "left": done.left,
-        "removed": [thing_json(item) for item in done.removed],
+        "removed": [thing_json(item) for item in removed],
     }
 
 

@@ -60,7 +60,7 @@ def test_the_version_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     record = Record("run", (("argv", ("true",)),))
     before = record.key()
     monkeypatch.setattr(keys, "VERSION", keys.VERSION + 1)
-    assert record.key() != before
+    assert Record("run", (("argv", ("true",)),)).key() != before, "a key is worked out once a record"
 
 
 def test_text_that_is_not_unicode_has_a_key() -> None:

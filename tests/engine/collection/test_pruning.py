@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
-import io
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
-from cache.collection import sweep
 from cache.collection.choose import left_over
 from cache.collection.item import Holdings, Sort
 from cache.collection.policy import Filters, Policy
 from cache.index import Kind
-from cache.locks import locked
 from cache.store import Store
 from engine.collection.prune import Pruned, prune
 from engine.collection.survey import survey
-from engine.collection.usage import usage
-from engine.images.image import ResolvedImage
 from engine.imagestore import manifests_of, untag
-from machinefile.errors import InterruptedBuildError
 
 if TYPE_CHECKING:
     from conftest import Workshop
