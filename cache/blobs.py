@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from cache.files import publish, store_errors
 from cache.growing import GrowingBlob
+from cache.seals import Seals, stamp_of
 from cache.uses import Uses
 from machinefile.errors import StoreError, UntrustedDataError
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CHUNK = 1 << 20
+_AGAIN = "build again: what is missing is made anew"
 
 
 def digest_of(content: bytes) -> str:
@@ -65,12 +68,14 @@ class BlobStore:
         tmp/<process>/...               half written
 
     A blob is written under a temporary name, flushed to the disk, then renamed: one that has its name is whole.
-    Needs no lock: two writers of one digest write the same bytes.
+    Needs no lock: two writers of one digest write the same bytes. What came afterwards (a disk that decays, a hand
+    that slips) is found by `is_sound` and `open`, which know by its seal whether a blob was touched.
     """
 
-    def __init__(self, root: Path, temporary: Path) -> None:
+    def __init__(self, root: Path, temporary: Path, seals: Seals) -> None:
         self._folder = root / "blobs" / "sha256"
         self._temporary = temporary
+        self._seals = seals
         self.uses = Uses(root)
         """Notes what is used of the store."""
 
@@ -85,6 +90,21 @@ class BlobStore:
         process lives."""
         found = self.uses.find(self.path(digest))
         return found is not None and size in (None, found.st_size)
+
+    def is_sound(self, digest: str, size: int | None = None) -> bool:
+        """Whether the blob is there and is what its digest says; one that is not is removed. Reads it only if it was
+        touched since that was last known."""
+        if not self.has(digest, size):
+            return False
+        if self._seals.holds(self.path(digest)):
+            return True
+        try:
+            self.open(digest).close()
+        except StoreError as error:
+            if error.code not in ("blob-corrupt", "blob-missing"):
+                raise
+            return False
+        return True
 
     @contextmanager
     def writer(self, expected: str = "", growing: GrowingBlob | None = None) -> Iterator[BlobWriter]:
@@ -116,50 +136,89 @@ class BlobStore:
                     os.fsync(file.fileno())
                 temporary.chmod(0o644)
                 publish(temporary, self.path(writer.digest))
+                self._seals.put(self.path(writer.digest))
             finally:
                 temporary.unlink(missing_ok=True)
 
     def put(self, content: bytes) -> str:
         """Store a small blob and give its digest."""
         digest = digest_of(content)
-        if not self.has(digest, len(content)):
+        if not self.is_sound(digest, len(content)):
             with self.writer(digest) as writer:
                 writer.write(content)
         return digest
 
     def open(self, digest: str) -> BinaryIO:
-        """Open a blob for reading. Raises StoreError (`blob-missing`)."""
+        """Open a blob for reading. One that was touched since it was last known to be right is read through first.
+
+        Raises StoreError (`blob-missing`, `blob-corrupt`).
+        """
+        file = self._open(digest)
+        if self._seals.holds(self.path(digest)):
+            return file
         try:
-            return self.path(digest).open("rb")
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"the store has lost the blob {digest}",
-                code="blob-missing",
-                hint="build again: what is missing is made anew",
-            ) from error
+            if self._check(digest, file):
+                file.seek(0)
+                return file
+            self._drop_damaged(digest, file)
+            raise _corrupt(digest)
+        except BaseException:
+            file.close()
+            raise
 
     def read(self, digest: str, limit: int = 16 << 20) -> bytes:
         """Read a small blob whole and check it. Raises StoreError (`blob-missing`, `blob-corrupt`)."""
-        with self.open(digest) as file:
+        with self._open(digest) as file:
             content = file.read(limit + 1)
-        if digest_of(content) != digest:
-            self.drop(digest)
-            raise StoreError(
-                f"the blob {digest} in the store was damaged, and was removed",
-                code="blob-corrupt",
-                hint="build again: what is missing is made anew",
-            )
+            if digest_of(content) != digest:
+                self._drop_damaged(digest, file)
+                raise _corrupt(digest)
         return content
 
     def verify(self, digest: str) -> bool:
-        """Whether the blob's bytes have its digest; reads them all."""
-        hasher = hashlib.sha256()
-        with self.open(digest) as file:
-            while chunk := file.read(_CHUNK):
-                hasher.update(chunk)
-        return "sha256:" + hasher.hexdigest() == digest
+        """Whether the blob's bytes have its digest; reads them all. Raises StoreError (`blob-missing`)."""
+        with self._open(digest) as file:
+            return self._check(digest, file)
 
     def drop(self, digest: str) -> None:
         """Remove a blob, if it is there."""
         with store_errors(f"removing the blob {digest}"):
             self.path(digest).unlink(missing_ok=True)
+        self._seals.drop(self.path(digest))
+
+    def _open(self, digest: str) -> BinaryIO:
+        with store_errors(f"reading the blob {digest}"):
+            try:
+                return self.path(digest).open("rb")
+            except FileNotFoundError as error:
+                message = f"the store has lost the blob {digest}"
+                raise StoreError(message, code="blob-missing", hint=_AGAIN) from error
+
+    def _check(self, digest: str, file: BinaryIO) -> bool:
+        """Read an open blob from its beginning, and seal it if it is right."""
+        before = stamp_of(file.fileno())
+        hasher = hashlib.sha256()
+        with store_errors(f"reading the blob {digest}"):
+            try:
+                while chunk := file.read(_CHUNK):
+                    hasher.update(chunk)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                hasher.update(b"the disk cannot read the rest")
+        if "sha256:" + hasher.hexdigest() != digest:
+            return False
+        if before is not None and before == stamp_of(self.path(digest)):
+            self._seals.put(self.path(digest))
+        return True
+
+    def _drop_damaged(self, digest: str, file: BinaryIO) -> None:
+        """Remove a blob unless another was put in its place since it was opened."""
+        found = os.fstat(file.fileno())
+        with suppress(FileNotFoundError):
+            if os.path.samestat(found, self.path(digest).stat()):
+                self.drop(digest)
+
+
+def _corrupt(digest: str) -> StoreError:
+    return StoreError(f"the blob {digest} in the store was damaged, and was removed", code="blob-corrupt", hint=_AGAIN)

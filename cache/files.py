@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +30,7 @@ def store_errors(what: str) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise StoreError(
-                f"not allowed to write while {what}: {error}",
+                f"not allowed to go on while {what}: {error}",
                 code="store-read-only",
                 hint="choose a folder that you may write to with --cache-dir or MBUILD_CACHE_DIR",
             ) from error
@@ -44,10 +46,31 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Make everything in a folder last. Raises OSError."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                continue
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_directory(Path(parent))
+
+
 def publish(temporary: Path, final: Path) -> None:
     """Give a finished file (already flushed to the disk) its name, durably; replaces what was there."""
     os.replace(temporary, final)
     sync_directory(final.parent)
+
+
+def file_digest(path: Path) -> str:
+    """`sha256:` and the hex digits of a file's content. Raises OSError."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes, temporary_folder: Path) -> None:

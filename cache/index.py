@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
+import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -19,6 +22,10 @@ from machinefile.errors import StoreError
 _T = TypeVar("_T")
 _NEVER_A_FILE = 1 << 40
 """Bytes: values below this size are kept in the database itself."""
+_FILE = "cache.db"
+_MARK = b"sum "
+"""JSON never begins like this."""
+_Identity = tuple[int, int]
 
 
 class Kind(Enum):
@@ -43,6 +50,8 @@ class Kind(Enum):
     REMOTE = "remote"
     """a web address (hashed: it may hold a password), or a digest other than sha256 -> the blob that it last gave, and
     how to ask whether it is still the same"""
+    SEAL = "seal"
+    """a file of the store, by its path in it -> what it was when its content was known to be right: cache/seals.py"""
     DISK = "disk"
     """name of a file in disks/ -> the diff id of the layer that it holds"""
 
@@ -62,25 +71,38 @@ class Index:
     """A diskcache whose own eviction is switched off and that can hold no pickles: a store that somebody else may
     write must not run code here.
 
-    A database that is damaged is set aside (`index.damaged`) and begun anew: what it knew is built again. Threads may
+        index/                      the database
+        index.damaged.<random>/     one that was set aside, to be looked at or collected
+
+    Each value is kept with a checksum that its name went into: one that was changed, or that is another entry's,
+    counts as missing. A database that is damaged is set aside and begun anew: what it knew is built again. Threads may
     share one: each has a connection of its own.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._cache: Any = None
+        self._identity: _Identity | None = None
+        """Of the database's file that is open."""
         self._lock = threading.Lock()
 
     def get(self, kind: Kind, key: str) -> object | None:
-        """The value, as json.loads gives it, or None. An entry that is not JSON counts as missing."""
-        raw = self._try(lambda cache: cache.get(_name(kind, key)))
-        if not isinstance(raw, bytes):
-            return None
+        """The value, as json.loads gives it, or None. An entry that is damaged counts as missing."""
+        name = _name(kind, key)
+        raw = self._try(lambda cache: cache.get(name))
         try:
-            value: object = json.loads(raw)
+            return _unwrapped(name, raw) if isinstance(raw, bytes) else None
         except ValueError:
             return None
-        return value
+
+    def is_sound(self, kind: Kind, key: str) -> bool:
+        """Whether an entry that is there can be read; true of one that is not there."""
+        name, absent = _name(kind, key), object()
+        raw = self._try(lambda cache: cache.get(name, absent))
+        try:
+            return raw is absent or (isinstance(raw, bytes) and _unwrapped(name, raw) is not None)
+        except ValueError:
+            return False
 
     def has(self, kind: Kind, key: str) -> bool:
         """Whether there is an entry, whatever is in it."""
@@ -88,8 +110,9 @@ class Index:
 
     def put(self, kind: Kind, key: str, value: object) -> None:
         """Store what json.dumps takes."""
-        raw = json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
-        self._try(lambda cache: cache.set(_name(kind, key), raw))
+        name = _name(kind, key)
+        raw = _wrapped(name, json.dumps(value, separators=(",", ":"), sort_keys=True).encode())
+        self._try(lambda cache: cache.set(name, raw))
 
     def drop(self, kind: Kind, key: str) -> None:
         """Remove an entry, if it is there."""
@@ -128,58 +151,127 @@ class Index:
             if isinstance(key, str) and key.startswith(prefix):
                 yield EntryFacts(key.removeprefix(prefix), float(stored or 0), int(size or 0))
 
+    def set_aside(self) -> tuple[Path, ...]:
+        """The damaged databases beside this one, which nothing needs."""
+        return tuple(sorted(self._folder.parent.glob(f"{self._folder.name}.damaged.*")))
+
     def close(self) -> None:
         """Give back the database's files."""
         with self._lock:
-            if self._cache is not None:
-                self._cache.close()
-                self._cache = None
+            self._let_go()
 
     def _try(self, action: Callable[[Any], _T]) -> _T:
         for again in (True, False):
-            cache = None
             try:
                 with store_errors("using the index of the store"):
-                    cache = self._opened()
-                    return action(cache)
-            except sqlite3.OperationalError as error:
-                raise _refused(error) from error
+                    return action(self._opened())
             except sqlite3.DatabaseError as error:
-                if not again:
-                    raise StoreError(f"the store's index fails: {error}", code="store-failed") from error
-                self._set_aside(cache)
+                failure = error
             except Exception as error:
                 import diskcache  # here, as everywhere: it is slow to import
 
-                if isinstance(error, diskcache.Timeout):
-                    raise _busy() from error
-                raise
+                if not isinstance(error, diskcache.Timeout):
+                    raise
+                # A Timeout stands for whatever kept a change from beginning.
+                hidden = error.__context__
+                failure = hidden if isinstance(hidden, sqlite3.DatabaseError) else sqlite3.OperationalError("locked")
+            self._mend(failure, again=again)
         raise AssertionError("unreachable")
 
     def _opened(self) -> Any:
         with self._lock:
-            if self._cache is None:
+            # Another process may have set the database aside, and somebody may have removed it: what is written to
+            # a file without a name is lost.
+            if self._cache is None or self._identity != _identity(self._folder):
+                self._let_go()
+                self._identity = _identity(self._folder)  # also of one that cannot be opened
                 self._cache = _open(self._folder)
+                self._identity = _identity(self._folder)
             return self._cache
 
-    def _set_aside(self, damaged: Any) -> None:
-        """Rename the database's folder, unless another thread has done so since `damaged` was opened."""
+    def _mend(self, failure: sqlite3.DatabaseError, *, again: bool) -> None:
+        """Make a second try worth it, or raise StoreError."""
         with self._lock:
-            if self._cache is not damaged:
+            opened = self._identity
+            self._let_go()
+            if again and opened is not None and opened != _identity(self._folder):
                 return
-            if damaged is not None:
-                damaged.close()
-                self._cache = None
-            self._rename_aside()
+            if isinstance(failure, sqlite3.OperationalError) and not self._is_no_database():
+                text = str(failure)
+                if again and "disk I/O error" in text:  # its files changed under the connection, or the disk fails
+                    return
+                if refused := _refused(text):
+                    raise refused from failure
+            if not again:
+                raise StoreError(f"the store's index fails: {failure}", code="store-failed") from failure
+            with store_errors("setting a damaged index aside"):
+                _rename_aside(self._folder, opened)
 
-    def _rename_aside(self) -> None:
-        aside = self._folder.with_name(f"{self._folder.name}.damaged.{os.getpid()}")
-        with store_errors("setting a damaged index aside"), suppress(FileNotFoundError):
-            self._folder.rename(aside)  # unless another process was quicker
+    def _is_no_database(self) -> bool:
+        """Whether something stands where the database should be that sqlite cannot even open."""
+        return (self._folder.exists() and not self._folder.is_dir()) or (self._folder / _FILE).is_dir()
+
+    def _let_go(self) -> None:
+        cache, self._cache, self._identity = self._cache, None, None
+        if cache is not None:
+            cache.close()
 
 
-def _refused(error: sqlite3.OperationalError) -> StoreError:
-    text = str(error)
+def _identity(folder: Path) -> _Identity | None:
+    """What tells the database's file from another of its name; None when there is none."""
+    try:
+        status = os.stat(folder / _FILE)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _rename_aside(folder: Path, damaged: _Identity | None) -> None:
+    """Rename a database's folder, unless somebody has put another database there. Raises OSError."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        # Two processes that find the same damage: the second sees that the name is another folder's by now.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        held = os.fstat(descriptor)
+        try:
+            there = os.stat(folder)
+        except FileNotFoundError:
+            return
+        same = (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)
+        if same and damaged in (None, _identity(folder)):
+            os.rename(folder, folder.with_name(f"{folder.name}.damaged.{secrets.token_hex(6)}"))
+    finally:
+        os.close(descriptor)
+
+
+def _wrapped(name: str, content: bytes) -> bytes:
+    return _MARK + _sum(name, content) + b"\n" + content
+
+
+def _unwrapped(name: str, raw: bytes) -> object:
+    """The value of an entry. Raises ValueError when it is damaged or another's."""
+    if raw.startswith(_MARK):
+        head, _, raw = raw.removeprefix(_MARK).partition(b"\n")
+        if head != _sum(name, raw):
+            raise ValueError("the checksum is wrong")
+    # Without a mark it was written before there was one, as JSON alone.
+    try:
+        value: object = json.loads(raw)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return value
+
+
+def _sum(name: str, content: bytes) -> bytes:
+    whole = name.encode("utf-8", "surrogateescape") + b"\n" + content
+    return hashlib.sha256(whole).hexdigest()[:32].encode()
+
+
+def _refused(text: str) -> StoreError | None:
+    """What sqlite says of the machine rather than of the database; None when it speaks of that."""
     if "full" in text:
         return StoreError(
             "no space left while using the index of the store",
@@ -194,7 +286,11 @@ def _refused(error: sqlite3.OperationalError) -> StoreError:
         )
     if "locked" in text:
         return _busy()
-    return StoreError(f"the store's index fails: {text}", code="store-failed")
+    if "disk I/O error" in text:
+        return StoreError(
+            f"the store's index fails: {text}", code="store-failed", hint="look after the disk that the store is on"
+        )
+    return None
 
 
 def _busy() -> StoreError:
@@ -207,7 +303,7 @@ def _busy() -> StoreError:
 
 def _select(folder: Path, query: str, prefix: str) -> list[tuple[object, float | None, int | None]]:
     """Rows of the names that begin with a prefix, read beside whoever writes."""
-    with closing(sqlite3.connect(folder / "cache.db", timeout=60)) as database:
+    with closing(sqlite3.connect(folder / _FILE, timeout=60)) as database:
         return sorted(database.execute(query, (prefix, prefix + "\U0010ffff")), key=lambda row: row[1] or 0)
 
 
@@ -227,14 +323,20 @@ def _open(folder: Path) -> Any:
         def fetch(self, mode: int, filename: str | None, value: object, read: bool) -> object:
             return bytes(value) if mode == diskcache.core.MODE_RAW and isinstance(value, bytes) else None
 
-    return diskcache.Cache(
-        str(folder),
-        timeout=60,
-        disk=PlainDisk,
-        disk_min_file_size=_NEVER_A_FILE,
-        eviction_policy="none",
-        size_limit=1 << 60,
-        cull_limit=0,
-        statistics=0,
-        tag_index=0,
-    )
+    try:
+        return diskcache.Cache(
+            str(folder),
+            timeout=60,
+            disk=PlainDisk,
+            disk_min_file_size=_NEVER_A_FILE,
+            eviction_policy="none",
+            size_limit=1 << 60,
+            cull_limit=0,
+            statistics=0,
+            tag_index=0,
+            # Whoever cuts a file that is mapped kills those who read it.
+            sqlite_mmap_size=0,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # It believes whatever settings the database holds.
+        raise sqlite3.DatabaseError(f"its settings make no sense: {error}") from error

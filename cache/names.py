@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +40,14 @@ class Names:
     def all(self) -> tuple[NamedImage, ...]:
         """Every named image, in the order of their names."""
         with store_errors("reading the names of images"):
-            try:
-                content = json.loads(self._path.read_bytes())
-            except (FileNotFoundError, ValueError):
-                return ()
-        manifests = content.get("manifests") if isinstance(content, dict) else None
-        found = [_read(entry) for entry in manifests or []]
-        return tuple(sorted((image for image in found if image), key=lambda image: image.name))
+            found = self._entries()
+        return tuple(sorted((image for image in found or () if image), key=lambda image: image.name))
+
+    def is_sound(self) -> bool:
+        """Whether everything in the file, if there is one, is a named image."""
+        with store_errors("reading the names of images"):
+            found = self._entries()
+        return found is not None and all(found)
 
     def get(self, name: str) -> NamedImage | None:
         """The image of that name."""
@@ -58,8 +61,38 @@ class Names:
         """Forget a name."""
         self._change(name, None)
 
+    def set_aside(self) -> tuple[Path, ...]:
+        """Files that could not be read as names, kept for who wants to look after them."""
+        return tuple(sorted(self._path.parent.glob(f"{self._path.name}.damaged.*")))
+
+    def mend(self) -> None:
+        """Write the file anew, of what can be read of it, if it is damaged; the damaged one is set aside."""
+        if not self.is_sound():
+            self._change("", None)
+
+    def _entries(self) -> list[NamedImage | None] | None:
+        """None for each that makes no sense, and for the whole if that does not. Raises OSError."""
+        try:
+            content = json.loads(self._path.read_bytes())
+        except FileNotFoundError:
+            return []
+        except (ValueError, RecursionError):
+            return None
+        match content:
+            case {"manifests": list(manifests)}:
+                return [_read(entry) for entry in manifests]
+        return None
+
+    def _save_damaged(self) -> None:
+        """What cannot be read is about to be replaced: keep it."""
+        if self.is_sound():
+            return
+        with store_errors("setting damaged names of images aside"):
+            os.link(self._path, self._path.with_name(f"{self._path.name}.damaged.{secrets.token_hex(6)}"))
+
     def _change(self, name: str, image: NamedImage | None) -> None:
         with locked(self._locks, "image names"):
+            self._save_damaged()
             kept = [old for old in self.all() if old.name != name] + ([image] if image else [])
             content = {
                 "schemaVersion": 2,

@@ -16,9 +16,31 @@ from cache.locks import locked
 from cache.names import Names
 from cache.records import pack
 from cache.results import StepResult
+from cache.seals import Seals
 from cache.uses import Uses
 from cache.versions import settle
 from cache.workspace import Workspace
+
+FOLDERS = frozenset(
+    (
+        "version",
+        "oci-layout",
+        "index.json",
+        "blobs",
+        "index",
+        "layers",
+        "disks",
+        "vm",
+        "machines",
+        "locks",
+        "used",
+        "mounts",
+        "contexts",
+        "tmp",
+        "collected",
+    )
+)
+"""All names at the top of a store but those of what was set aside; see Store."""
 
 
 def default_folder() -> Path:
@@ -65,8 +87,10 @@ class Store:
             self._workspace.close()
             raise
         self.temporary = self._workspace.path
-        self.blobs = BlobStore(self.root, self.temporary)
         self.index = Index(self.root / "index")
+        self.seals = Seals(self.root, self.index)
+        """Which files are known to be right."""
+        self.blobs = BlobStore(self.root, self.temporary, self.seals)
         self.names = Names(self.root, self.root / "locks", self.temporary)
 
     def __enter__(self) -> Store:
@@ -113,7 +137,7 @@ class Store:
         return locked(self.root / "locks", name, cancelled=cancelled, waiting=waiting)
 
     def result(self, kind: Kind, key: str) -> StepResult | None:
-        """The result under a definition or content key, if all its layers are still here.
+        """The result under a definition or content key, if all its layers are still here, and sound.
 
         One that cannot be read is forgotten.
         """
@@ -125,7 +149,7 @@ class Store:
         except ValueError:
             self.index.drop(kind, key)
             return None
-        if all(self.blobs.has(layer.digest, layer.size) for layer in result.layers):
+        if all(self.blobs.is_sound(layer.digest, layer.size) for layer in result.layers):
             return result
         return None
 

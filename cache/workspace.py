@@ -51,9 +51,11 @@ class Workspace:
             os.unlink(name)
 
     def close(self) -> None:
-        """Remove the folder and all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._descriptor)
+        """Remove the folder and all that is in it. A second time does nothing."""
+        if self._descriptor >= 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 class _held:  # noqa: N801 - reads as a verb where it is used

@@ -60,8 +60,8 @@ class Base:
         return self.image.configuration if self.image is not None else None
 
     def is_stored(self, store: Store) -> bool:
-        """Whether all its layers are in the store."""
-        return all(store.blobs.has(layer.digest, layer.size) for layer in self.layers)
+        """Whether all its layers are in the store, and sound."""
+        return all(store.blobs.is_sound(layer.digest, layer.size) for layer in self.layers)
 
 
 EMPTY = Base("", ())
@@ -117,7 +117,7 @@ class Bases:
 
         Raises TransferError, UntrustedDataError, StoreError.
         """
-        if not self._store.blobs.has(layer.digest, layer.size):
+        if not self._store.blobs.is_sound(layer.digest, layer.size):
             self._fetch(layer, None, threading.Event())
             self._remember(layer)
 
@@ -175,8 +175,8 @@ class Bases:
         return self._store.blobs.open(layer.digest)
 
     def _missing(self, base: Base) -> list[Layer]:
-        wanted = {layer.digest: layer for layer in base.layers if not self._store.blobs.has(layer.digest, layer.size)}
-        return list(wanted.values())
+        sound = self._store.blobs.is_sound
+        return list({layer.digest: layer for layer in base.layers if not sound(layer.digest, layer.size)}.values())
 
     def _fetch(self, layer: Layer, growing: GrowingBlob | None, stop: threading.Event) -> None:
         if layer.digest not in self._blobs:
@@ -192,7 +192,7 @@ class Bases:
 
         try:
             with self._store.lock(f"blob {layer.digest}", cancelled=self._cancelled, waiting=waiting):
-                if not self._store.blobs.has(layer.digest, layer.size):
+                if not self._store.blobs.is_sound(layer.digest, layer.size):
                     with self._store.blobs.writer(layer.digest, growing) as writer:
 
                         def sink(data: bytes) -> None:

@@ -55,6 +55,10 @@ if TYPE_CHECKING:
 _QUICK = 200
 """Records that a plan looks at for one that is like that of a step, where the file was not built here before."""
 
+_LOST = ("blob-corrupt", "blob-missing")
+_MOST_LOSSES = 8
+"""How often a build is taken up again for a blob that was lost: a disk that fails loses more than that."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
@@ -110,8 +114,20 @@ class Driver:
     def build(self, request: BuildRequest) -> BuildReport:
         """Build, keep the image under its names, write the outputs.
 
+        A blob that turns out to be damaged on the way, or that somebody removes meanwhile, is made again.
         Raises MbuildError; what was finished before stays in the store.
         """
+        left = _MOST_LOSSES
+        while True:
+            try:
+                return self._build(request)
+            except StoreError as error:
+                if error.code not in _LOST or not left or any(map(_is_stream, request.outputs)):
+                    raise
+                self.observer(Note(f"{error.message}: building again what is missing"))
+                left -= 1
+
+    def _build(self, request: BuildRequest) -> BuildReport:
         begun = time.monotonic()
         self._check(request)
         prepared = self._prepare(request, refuse=True)
@@ -318,6 +334,12 @@ class Driver:
             for output in outputs:
                 self.observer(Note(f"writing {output.label}"))
                 write_out(machine, output.destination)
+
+
+def _is_stream(output: OutputSpec) -> bool:
+    """Whether what was written to it cannot be taken back: standard output, a pipe, a device."""
+    there = output.destination
+    return output.to_stdout or (there.exists() and not there.is_file() and not there.is_dir())
 
 
 def _check_names(outputs: tuple[OutputSpec, ...], names: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cache.blobs import BlobWriter
-from cache.files import store_errors, write_atomically
+from cache.files import file_digest, store_errors, write_atomically
 from cache.index import Kind
 from cache.results import Layer
 from cache.store import Store
@@ -139,9 +139,14 @@ class LayerStore:
     def _disk(self, below: Layers, layer: Layer) -> Path:
         index, under = self._index(below, layer), self.view(below)
         path = disk_path(self._disk_folder, index, under)
-        if self._store.uses.find(path) is None:
-            lock = self._store.lock(f"layer {layer.diff_id}", cancelled=self._cancelled)
-            with lock, self._bases.open(layer) as blob:
+        if self._is_sound(path):
+            return path
+        with self._store.lock(f"layer {layer.diff_id}", cancelled=self._cancelled):
+            if self._is_sound(path):
+                return path
+            with store_errors("removing a damaged disk"):
+                path.unlink(missing_ok=True)
+            with self._bases.open(layer) as blob:
                 make_disk(
                     blob,
                     self._disk_folder,
@@ -154,8 +159,25 @@ class LayerStore:
         return path
 
     def _tell_disk(self, path: Path, layer: Layer) -> None:
-        """A disk's name does not say which layer it holds, and collection wants to know."""
+        """Remember that a disk is right as it is now, and which layer it holds: its name says neither."""
         self._store.index.put(Kind.DISK, path.name, layer.diff_id)
+        with store_errors("reading a layer's disk"):
+            self._store.seals.put(path, file_digest(path))
+
+    def _is_sound(self, disk: Path) -> bool:
+        """Whether a disk is there as it was made; if so, it stays for as long as this process lives. It is read only
+        if it was touched since that was last known; of one of which nothing is known a new one is made."""
+        seals = self._store.seals
+        if self._store.uses.find(disk) is None:
+            return False
+        if seals.holds(disk):
+            return True
+        known = seals.digest(disk)
+        with store_errors("reading a layer's disk"):
+            if not known or not disk.is_file() or file_digest(disk) != known:
+                return False
+        seals.put(disk, known)
+        return True
 
     def _load(self, diff_id: str) -> LayerIndex | None:
         path = self._store.derived("layers", diff_id)
@@ -163,7 +185,7 @@ class LayerStore:
             if self._store.uses.find(path) is None:
                 return None
             found = LayerIndex.from_bytes(path.read_bytes())
-        except (FileNotFoundError, StoreError):
+        except (OSError, StoreError):
             return None
         return found if found.diff_id == diff_id else None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cache.store import Store, default_folder
 from engine.events import Note, Observer
+from machinefile.errors import StoreError
 
 if TYPE_CHECKING:
     from engine.driver import Driver
@@ -50,7 +51,10 @@ def open_images(
             observer(Note(f"the store of an older mbuild is in {where} now; mbuild cache prune removes it"))
 
         def stored(digest: str) -> bytes | None:
-            return store.blobs.read(digest) if store.blobs.has(digest) else None
+            try:
+                return store.blobs.read(digest)
+            except StoreError:  # missing, or damaged and removed: it comes anew
+                return None
 
         with ImageSources(Path.cwd(), observer=observer, stored=stored, flags=flags, cancelled=cancelled) as source:
             yield store, source

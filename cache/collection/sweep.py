@@ -13,6 +13,7 @@ from pathlib import Path
 from cache.collection.item import Entry, Item
 from cache.files import store_errors
 from cache.gate import try_lock
+from cache.index import Kind
 from cache.store import Store
 
 
@@ -31,7 +32,8 @@ def take_away(store: Store, items: Iterable[Item], entries: Iterable[Entry], tra
     finds. Raises StoreError.
     """
     listed = list(items)
-    store.index.drop_all([*entries, *(entry for item in listed for entry in item.entries)])
+    seals = [(Kind.SEAL, str(path.relative_to(store.root))) for item in listed for path in item.paths]
+    store.index.drop_all([*entries, *(entry for item in listed for entry in item.entries), *seals])
     with store_errors("cleaning the store"):
         number = 0
         for item in listed:

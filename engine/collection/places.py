@@ -99,7 +99,7 @@ class Places:
             yield self._item(Sort.CONTEXT, found.path.name, found, standing=Standing.SPENT)
 
     def _aside(self) -> Iterator[Item]:
-        for pattern in ("index.damaged.*", "aside.*"):
+        for pattern in ("index.damaged.*", "index.json.damaged.*", "aside.*"):
             for path in sorted(self._root.glob(pattern)):
                 if (found := self._usage.of(path)) is not None:
                     yield self._item(Sort.ASIDE, path.name, found, standing=Standing.SPENT)

@@ -14,6 +14,7 @@ from cache.locks import remove_free_locks
 from cache.store import Store
 from engine.collection.survey import survey
 from engine.vm.runfolder import sweep
+from machinefile.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,15 @@ def prune(
     """Remove what a policy takes. What another process uses, or made since it began, stays.
 
     What goes is chosen without disturbing anybody; only if there is something is it chosen again, and renamed away,
-    with the gate of the store held alone. Raises StoreError; InterruptedBuildError as `survey`, when nothing was
-    removed.
+    with the gate of the store held alone. Raises StoreError (`store-damaged`: nobody knows which images are kept);
+    InterruptedBuildError as `survey`, when nothing was removed.
     """
+    if not store.names.is_sound():
+        raise StoreError(
+            "the names of images cannot be read, so it is not known what they need",
+            code="store-damaged",
+            hint="run: mbuild cache check --repair",
+        )
     holdings = survey(store, cancelled, deadline)
     removed = choose(holdings, policy, time.time())
     if not dry_run and (removed or left_over(holdings.references, holdings.items)):

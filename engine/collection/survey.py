@@ -72,6 +72,7 @@ class _Survey:
         remotes = list(self._remotes())
         disks = self._disks()
         self._origins()
+        self._seals()
         self._times = self._store.uses.times()
         usage = DiskUsage()
         for found in usage.children(self._store.root / "blobs" / "sha256"):
@@ -152,6 +153,11 @@ class _Survey:
         for facts in self._store.index.facts(Kind.ORIGIN):
             if facts.stored < old:
                 self._refer(Kind.ORIGIN, facts.key, [blob(facts.key)])
+
+    def _seals(self) -> None:
+        for facts in self._store.index.facts(Kind.SEAL):
+            if not (self._store.root / facts.key).exists():
+                self._refer(Kind.SEAL, facts.key, [f"file {facts.key}"])
 
     def _disks(self) -> dict[str, str]:
         found = {}

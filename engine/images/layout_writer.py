@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,8 @@ from engine.images.layout import IMAGE_NAME, INDEX_FILE, LAYOUT_FILE, REF_NAME, 
 from engine.images.manifest import Index, Manifest
 from machinefile.errors import HostError, UsageError
 from machinefile.platform import Platform
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
 class LayoutWriter:
@@ -38,11 +41,14 @@ class LayoutWriter:
         self._dest = dest
         self._entries: list[Descriptor] = []
         with _writing(dest):
-            if dest.is_dir() and any(dest.iterdir()) and not (dest / LAYOUT_FILE).exists():
+            if dest.is_dir() and not (dest / LAYOUT_FILE).exists() and not _is_unfinished(dest):
                 raise _occupied(dest)
             if dest.exists() and not dest.is_dir():
                 raise _occupied(dest)
             (dest / blob_name("")).mkdir(parents=True, exist_ok=True)
+            for name in os.listdir(dest):
+                if _TEMPORARY.fullmatch(name):  # of a writer that was killed
+                    (dest / name).unlink(missing_ok=True)
 
     def add_blob(self, chunks: Iterable[bytes], media_type: str, digest: str = "") -> Descriptor:
         """Write a blob. With `digest` it is checked: UntrustedDataError (`digest-mismatch`), and nothing is kept."""
@@ -56,6 +62,7 @@ class LayoutWriter:
             if digest and actual != digest:
                 raise mismatch("the blob", digest, actual)
             file.flush()
+            os.fsync(file.fileno())  # a blob that is there already is known by its size alone
             os.replace(path, self._dest / blob_name(actual))
         return Descriptor(media_type, actual, size)
 
@@ -128,6 +135,11 @@ def _writing(dest: Path) -> Iterator[None]:
             code="output-failed",
             hint="check the path, its rights and the space left",
         ) from error
+
+
+def _is_unfinished(dest: Path) -> bool:
+    """Whether a folder holds nothing but what a writer that was killed leaves."""
+    return all(name == "blobs" or _TEMPORARY.fullmatch(name) for name in os.listdir(dest))
 
 
 def _occupied(dest: Path) -> UsageError:

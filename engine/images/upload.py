@@ -285,7 +285,7 @@ class Upload:
         return StoreError(
             f"the blob {self._blob.digest} in the store is damaged: it {reason}",
             code="blob-corrupt",
-            hint="remove its file from blobs/sha256 in the store, then build or pull again",
+            hint="run mbuild cache check --repair, then build or pull again",
         )
 
     def _tell(self, done: int, *, finished: bool = False) -> None:

@@ -17,7 +17,10 @@ from machinefile.errors import StoreError
 
 VERSION = 1
 """Raised with every change of what the bytes hold: an index of another version is built anew."""
-_MAGIC = b"mbuild layer index %d\n" % VERSION
+_FAMILY = b"mbuild layer index "
+_MAGIC = _FAMILY + b"%d\n" % VERSION
+_MOST = 4 << 30
+"""Bytes of an index, decompressed: more than the largest layer that is taken leads to."""
 _LETTERS = {
     EntryType.FILE: "f",
     EntryType.DIRECTORY: "d",
@@ -56,6 +59,11 @@ class KeptFiles:
         """Keep a file's content; the last one for a path stays."""
         self._others += path not in ("etc/passwd", "etc/group")
         self.files[path] = content
+
+
+def is_of_another_version(data: bytes) -> bool:
+    """Whether bytes are an index of a form that another release writes."""
+    return data.startswith(_FAMILY) and not data.startswith(_MAGIC)
 
 
 class LayerIndex:
@@ -121,10 +129,10 @@ class LayerIndex:
         try:
             if not data.startswith(_MAGIC):
                 raise ValueError("another version")
-            index = cls(json.loads(zlib.decompress(data[len(_MAGIC) :])))
+            index = cls(json.loads(_inflated(data[len(_MAGIC) :])))
             if any(len(index._data[column]) != len(index.paths) for column in _COLUMNS):
                 raise ValueError("columns of different lengths")
-        except (ValueError, KeyError, TypeError, zlib.error) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, zlib.error) as error:
             raise StoreError(
                 f"a layer's index cannot be read ({error})",
                 code="index-unusable",
@@ -212,3 +220,12 @@ class LayerIndex:
             () if xattrs is None else tuple((name, value.encode("latin-1")) for name, value in xattrs),
             row in self._opaque,
         )
+
+
+def _inflated(data: bytes) -> bytes:
+    """Raises ValueError for what is cut, or grows beyond all measure; zlib.error for what is no zlib stream."""
+    stream = zlib.decompressobj()
+    plain = stream.decompress(data, _MOST)
+    if not stream.eof:
+        raise ValueError("it is cut, or too large")
+    return plain

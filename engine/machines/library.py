@@ -14,11 +14,11 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.files import write_atomically
+from cache.files import sync_directory, sync_tree, write_atomically
 from cache.index import Kind
 from cache.store import Store
 from engine.machines.manifest import MAX_BYTES, MachineManifest, parse_machine
@@ -106,7 +106,14 @@ class Library:
         self._store.index.drop(Kind.MACHINE, digest)
         others = {self._store.index.get(Kind.MACHINE, other) for other in self._store.index.keys(Kind.MACHINE)}
         if isinstance(key, str) and key.isalnum() and key not in others:
-            shutil.rmtree(self.path(key), ignore_errors=True)
+            self.discard(key)
+
+    def discard(self, key: str) -> None:
+        """Remove the machine of that key, if there is one: all of it at once, for who reads it meanwhile."""
+        doomed = self._store.folder()
+        with disk_errors(self._folder), suppress(FileNotFoundError):
+            self.path(key).rename(doomed / "machine")
+        shutil.rmtree(doomed, ignore_errors=True)
 
     @contextmanager
     def making(self, key: str) -> Iterator[Path]:
@@ -119,8 +126,10 @@ class Library:
             yield new
             with disk_errors(self._folder):
                 self._folder.mkdir(exist_ok=True)
-                shutil.rmtree(self.path(key), ignore_errors=True)
+                sync_tree(new)
+                self.discard(key)
                 new.rename(self.path(key))
+                sync_directory(self._folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
 

@@ -131,7 +131,7 @@ def _known(layer: Layer, store: Store, compression: Compression) -> Descriptor |
     if kind is Compressor.NONE and layer.digest == layer.diff_id:
         return Descriptor(kind.media_type, layer.digest, layer.size)
     match store.index.get(Kind.VARIANT, compression.key(layer.diff_id)):
-        case [str(digest), int(size)] if store.blobs.has(digest, size):
+        case [str(digest), int(size)] if store.blobs.is_sound(digest, size):
             return Descriptor(kind.media_type, digest, size)
     return None
 

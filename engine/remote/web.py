@@ -115,11 +115,11 @@ class Web:
         `digest` is `sha256:`, `sha384:` or `sha512:` and the hex digits; nothing is asked for what is there.
         """
         blob = self._blob(digest)
-        if blob and self._store.blobs.has(blob):
+        if blob and self._store.blobs.is_sound(blob):
             return blob
         with self._alone(url):
             blob = self._blob(digest)
-            if not blob or not self._store.blobs.has(blob):
+            if not blob or not self._store.blobs.is_sound(blob):
                 blob = self._fetch(url, None, expected=digest).digest
         return blob
 

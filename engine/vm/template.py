@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cache.files import sync_tree
 from engine.events import Note, Observer
 from engine.vm import guest
 from engine.vm.accelerator import Accelerator
@@ -108,6 +109,7 @@ class TemplateMaker:
             self._prove(new, cancelled)
             for name in ("serial.log", "qemu.err"):
                 (made / name).unlink(missing_ok=True)
+            sync_tree(made)
             made.rename(template.folder)
         except OSError as error:
             raise HostError(

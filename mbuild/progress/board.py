@@ -123,6 +123,8 @@ class Board:
             case Planned():
                 self.waiting = {step: label(text) for step, text in event.steps}
                 self.planned = len(event.steps)
+                self.ended = 0
+                self.failures.clear()  # a build that lost a blob is taken up again
             case StepStarted():
                 self.waiting.pop(event.step, None)
                 self.running[event.step] = RunningStep(label(event.label), now)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from cache.blobs import BlobStore, digest_of
+from cache.index import Index
+from cache.seals import Seals
 from machinefile.errors import StoreError, UntrustedDataError
 
 
@@ -16,7 +18,7 @@ from machinefile.errors import StoreError, UntrustedDataError
 def blobs(tmp_path: Path) -> BlobStore:
     (tmp_path / "blobs" / "sha256").mkdir(parents=True)
     (tmp_path / "tmp").mkdir()
-    return BlobStore(tmp_path, tmp_path / "tmp")
+    return BlobStore(tmp_path, tmp_path / "tmp", Seals(tmp_path, Index(tmp_path / "index")))
 
 
 def leftovers(tmp_path: Path) -> list[Path]:

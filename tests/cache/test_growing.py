@@ -10,6 +10,8 @@ import pytest
 
 from cache.blobs import BlobStore, digest_of
 from cache.growing import GrowingBlob
+from cache.index import Index
+from cache.seals import Seals
 from machinefile.errors import InterruptedBuildError, UntrustedDataError
 
 DATA = bytes(range(256)) * 4096
@@ -19,7 +21,7 @@ DATA = bytes(range(256)) * 4096
 def blobs(tmp_path: Path) -> BlobStore:
     (tmp_path / "blobs" / "sha256").mkdir(parents=True)
     (tmp_path / "tmp").mkdir()
-    return BlobStore(tmp_path, tmp_path / "tmp")
+    return BlobStore(tmp_path, tmp_path / "tmp", Seals(tmp_path, Index(tmp_path / "index")))
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,137 @@ def test_an_index_that_somebody_holds_is_busy(index: Index, tmp_path: Path) -> N
         holder.close()
     assert caught.value.code == "store-failed"
     index.put(Kind.RESULT, "k", [2])
+
+
+def test_an_entry_that_stands_under_another_key_counts_as_missing(index: Index, tmp_path: Path) -> None:
+    index.put(Kind.RESULT, "a", ["of a"])
+    index.put(Kind.RESULT, "b", ["of b"])
+    index.close()
+    database = sqlite3.connect(tmp_path / "index" / "cache.db")
+    with database:
+        ((value,),) = database.execute("SELECT value FROM Cache WHERE key = 'result:a'").fetchall()
+        database.execute("UPDATE Cache SET value = ? WHERE key = 'result:b'", (value,))
+    database.close()
+    assert index.get(Kind.RESULT, "a") == ["of a"]
+    assert index.get(Kind.RESULT, "b") is None
+    assert not index.is_sound(Kind.RESULT, "b")
+    assert index.is_sound(Kind.RESULT, "a")
+    assert index.is_sound(Kind.RESULT, "nothing")
+
+
+def test_an_entry_from_before_there_were_checksums_is_still_read(index: Index, tmp_path: Path) -> None:
+    index.put(Kind.RESULT, "k", [1])
+    index.close()
+    _set_row(tmp_path / "index", "value", b'{"steps":[]}')
+    assert index.get(Kind.RESULT, "k") == {"steps": []}
+    assert index.is_sound(Kind.RESULT, "k")
+
+
+def _garbage(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.write_bytes(b"this is no database" * 1000)
+
+
+def _cut(folder: Path) -> None:
+    with (folder / "cache.db").open("r+b") as file:
+        file.truncate(5000)
+
+
+def _empty(folder: Path) -> None:
+    (folder / "cache.db").write_bytes(b"")
+
+
+def _other_tables(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    database = sqlite3.connect(folder / "cache.db")
+    with database:
+        database.execute("CREATE TABLE Cache (something TEXT)")
+    database.close()
+
+
+def _settings(folder: Path) -> None:
+    database = sqlite3.connect(folder / "cache.db")
+    with database:
+        database.execute("INSERT INTO Settings VALUES ('disk_nonsense', 'x')")
+    database.close()
+
+
+def _removed(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def _no_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("a file")
+
+
+def _no_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    (folder / "cache.db").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["closed", "open"])
+@pytest.mark.parametrize(
+    "harm",
+    [_garbage, _cut, _empty, _other_tables, _settings, _removed, _no_folder, _no_file],
+    ids=lambda harm: harm.__name__,
+)
+def test_whatever_becomes_of_the_database_the_index_goes_on(
+    index: Index, tmp_path: Path, harm: Callable[[Path], None], is_open: bool
+) -> None:
+    other = Index(tmp_path / "index")
+    for number in range(200):
+        index.put(Kind.RESULT, f"k{number}", ["x" * 200])
+    assert other.get(Kind.RESULT, "k0") is not None
+    if not is_open:
+        index.close()
+        other.close()
+    harm(tmp_path / "index")
+    for one in (index, other, index):
+        one.get(Kind.RESULT, "k0")
+        one.put(Kind.RESULT, "new", [1])
+    assert other.get(Kind.RESULT, "new") == [1]
+    assert index.get(Kind.RESULT, "new") == [1]
+    other.close()
+
+
+def test_one_process_may_set_a_database_aside_more_than_once(index: Index, tmp_path: Path) -> None:
+    for number in range(3):
+        index.put(Kind.RESULT, "k", [number])
+        index.close()
+        _garbage(tmp_path / "index")
+        assert index.get(Kind.RESULT, "k") is None
+    assert len(index.set_aside()) == 3
+    assert all(path.name.startswith("index.damaged.") for path in index.set_aside())
+
+
+def test_two_that_find_the_same_damage_set_one_database_aside(index: Index, tmp_path: Path) -> None:
+    others = [Index(tmp_path / "index") for _ in range(4)]
+    for one in others:
+        one.put(Kind.RESULT, "k", [1])
+    _garbage(tmp_path / "index")
+    start = threading.Barrier(len(others))
+
+    def use(one: Index) -> None:
+        start.wait()
+        one.put(Kind.RESULT, "k", [2])
+
+    threads = [threading.Thread(target=use, args=(one,)) for one in others]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.get(Kind.RESULT, "k") for one in others] == [[2]] * len(others)
+    assert len(index.set_aside()) == 1
+    for one in others:
+        one.close()
+
+
+def test_what_another_process_set_aside_is_written_to_no_more(index: Index, tmp_path: Path) -> None:
+    index.put(Kind.RESULT, "k", [1])
+    (tmp_path / "index").rename(tmp_path / "index.damaged.x")
+    index.put(Kind.RESULT, "k", [2])
+    other = Index(tmp_path / "index")
+    assert other.get(Kind.RESULT, "k") == [2]
+    other.close()

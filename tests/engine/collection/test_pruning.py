@@ -23,7 +23,7 @@ from engine.collection.wording import titled
 from engine.imagestore import manifests_of, untag
 from engine.machines.library import Library
 from engine.vm.inuse import keeps_in_use
-from machinefile.errors import InterruptedBuildError
+from machinefile.errors import InterruptedBuildError, StoreError
 from machinefile.steps import Sharing
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ def test_what_goes_frees_the_room_at_once_and_leaves_no_marks(workshop: Workshop
     prune(workshop.store, EVERYTHING)
     assert list((workshop.store.root / "blobs/sha256").iterdir()) == []
     assert workshop.store.uses.times() == {}
+    assert list(workshop.store.index.keys(Kind.SEAL)) == []
     assert list(workshop.store.temporary.rglob("*")) == [workshop.store.temporary / "lock"]
 
 
@@ -239,6 +240,15 @@ def test_steps_and_images_are_listed_with_what_they_take(workshop: Workshop) -> 
     assert 0 < found.reclaimable < found.total
     part = usage(holdings, Filters(images=("docker.io/library/app:latest",)), time.time())
     assert 0 < part.total < found.total
+
+
+def test_nothing_goes_when_nobody_knows_which_images_are_kept(workshop: Workshop) -> None:
+    workshop.build(TEXT.format("x"), names=APP)
+    (workshop.store.root / "index.json").write_text("{")
+    with pytest.raises(StoreError) as caught:
+        prune(workshop.store, EVERYTHING)
+    assert caught.value.code == "store-damaged"
+    assert len(held(workshop.store, Sort.STEP)) == 2
 
 
 def test_a_survey_ends_when_it_is_stopped_or_takes_too_long(workshop: Workshop) -> None:
