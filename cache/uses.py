@@ -70,11 +70,12 @@ class Uses:
 
     @contextmanager
     def _open_gate(self) -> Iterator[None]:
-        try:
-            os.makedirs(self._folder, exist_ok=True)
-        except OSError:
-            yield
-            return
+        if not self._folder.is_dir():
+            try:
+                os.makedirs(self._folder, exist_ok=True)
+            except OSError:
+                yield
+                return
         with self.gate.shared():
             yield
 
