@@ -14,6 +14,7 @@ from typing import BinaryIO
 from cache.files import publish, store_errors
 from cache.growing import GrowingBlob
 from cache.seals import Seals, stamp_of
+from cache.uses import Uses
 from machinefile.errors import StoreError, UntrustedDataError
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -75,6 +76,8 @@ class BlobStore:
         self._folder = root / "blobs" / "sha256"
         self._temporary = temporary
         self._seals = seals
+        self.uses = Uses(root)
+        """Notes what is used of the store."""
 
     def path(self, digest: str) -> Path:
         """Where a blob is, or would be. Raises UntrustedDataError for what is not a sha256 digest."""
@@ -83,12 +86,10 @@ class BlobStore:
         return self._folder / digest.removeprefix("sha256:")
 
     def has(self, digest: str, size: int | None = None) -> bool:
-        """Whether the blob is there, with that size (bytes) if one is given."""
-        try:
-            found = self.path(digest).stat().st_size
-        except FileNotFoundError:
-            return False
-        return size is None or found == size
+        """Whether the blob is there, with that size (bytes) if one is given. If it is, it stays for as long as this
+        process lives."""
+        found = self.uses.find(self.path(digest))
+        return found is not None and size in (None, found.st_size)
 
     def is_sound(self, digest: str, size: int | None = None) -> bool:
         """Whether the blob is there and is what its digest says; one that is not is removed. Reads it only if it was

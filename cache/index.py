@@ -9,7 +9,9 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,7 +40,7 @@ class Kind(Enum):
     PAST = "past"
     """a Machinefile -> the keys that its steps had, for explaining: engine/explain/past.py"""
     BASE = "base"
-    """reference and platform -> the manifest digest it last had"""
+    """manifest digest of a base -> what it was called, and for which platform"""
     VARIANT = "variant"
     """diff id and compression -> the blob that holds the layer so compressed"""
     MACHINE = "machine"
@@ -50,6 +52,19 @@ class Kind(Enum):
     how to ask whether it is still the same"""
     SEAL = "seal"
     """a file of the store, by its path in it -> what it was when its content was known to be right: cache/seals.py"""
+    DISK = "disk"
+    """name of a file in disks/ -> the diff id of the layer that it holds"""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFacts:
+    """An entry of the index, without its value."""
+
+    key: str
+    stored: float
+    """When it was last written: seconds since 1970."""
+    size: int
+    """Bytes of its value."""
 
 
 class Index:
@@ -110,6 +125,31 @@ class Index:
         for name in names:
             if isinstance(name, str) and name.startswith(prefix):
                 yield name.removeprefix(prefix)
+
+    def drop_all(self, entries: Iterable[tuple[Kind, str]]) -> None:
+        """Remove many entries: all, or, if that fails, none."""
+        names = [_name(kind, key) for kind, key in entries]
+
+        def drop(cache: Any) -> None:
+            with cache.transact():
+                for name in names:
+                    cache.delete(name)
+
+        if names:
+            self._try(drop)
+
+    def facts(self, kind: Kind) -> Iterator[EntryFacts]:
+        """What there is to know of the entries of a kind but their values, the oldest first."""
+        prefix = kind.value + ":"
+        # diskcache keeps these and does not give them out all at once.
+        rows = self._try(
+            lambda cache: _select(
+                self._folder, "SELECT key, store_time, length(value) FROM Cache WHERE key BETWEEN ? AND ?", prefix
+            )
+        )
+        for key, stored, size in rows:
+            if isinstance(key, str) and key.startswith(prefix):
+                yield EntryFacts(key.removeprefix(prefix), float(stored or 0), int(size or 0))
 
     def set_aside(self) -> tuple[Path, ...]:
         """The damaged databases beside this one, which nothing needs."""
@@ -259,6 +299,12 @@ def _busy() -> StoreError:
         code="store-failed",
         hint="another process has held it for a minute: try again when it has ended",
     )
+
+
+def _select(folder: Path, query: str, prefix: str) -> list[tuple[object, float | None, int | None]]:
+    """Rows of the names that begin with a prefix, read beside whoever writes."""
+    with closing(sqlite3.connect(folder / _FILE, timeout=60)) as database:
+        return sorted(database.execute(query, (prefix, prefix + "\U0010ffff")), key=lambda row: row[1] or 0)
 
 
 def _name(kind: Kind, key: str) -> str:

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cache.files import store_errors
@@ -31,18 +31,20 @@ def locked(
     Gives True when another process held it first, so that what it made may be there now. `waiting` is called
     once, when the lock is not free at once. Raises InterruptedBuildError when `cancelled` is set meanwhile.
 
-    The lock's file stays: removing it would let a third process lock a new file of that name while a second
-    still waits for the old one.
+    The lock's file may be removed by who holds it (`remove_free_locks`): who gets a lock looks whether its file still
+    has the name, and begins again if not. Otherwise a third process could lock a new file of that name meanwhile.
     """
     path = folder / hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    with store_errors(f"locking {name}"):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = _opened(path, name)
     waited = False
     try:
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                if _has_name(descriptor, path):
+                    break
+                stale, descriptor = descriptor, _opened(path, name)
+                os.close(stale)
             except BlockingIOError:
                 if not waited and waiting is not None:
                     waiting()
@@ -53,3 +55,34 @@ def locked(
         yield waited
     finally:
         os.close(descriptor)
+
+
+def remove_free_locks(folder: Path) -> int:
+    """Remove the files of all locks that nobody holds; gives their number."""
+    removed = 0
+    with os.scandir(folder) as entries:
+        paths = [entry.path for entry in entries]
+    for path in paths:
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _has_name(descriptor, Path(path)):
+                    os.unlink(path)
+                    removed += 1
+            finally:
+                os.close(descriptor)
+    return removed
+
+
+def _opened(path: Path, name: str) -> int:
+    with store_errors(f"locking {name}"):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _has_name(descriptor: int, path: Path) -> bool:
+    """Whether the file that is open is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -17,10 +17,10 @@ from cache.names import Names
 from cache.records import pack
 from cache.results import StepResult
 from cache.seals import Seals
+from cache.uses import Uses
+from cache.versions import settle
 from cache.workspace import Workspace
-from machinefile.errors import StoreError
 
-VERSION = "1"
 FOLDERS = frozenset(
     (
         "version",
@@ -33,11 +33,14 @@ FOLDERS = frozenset(
         "vm",
         "machines",
         "locks",
+        "used",
         "mounts",
+        "contexts",
         "tmp",
+        "collected",
     )
 )
-"""All names at the top of a store; see Store."""
+"""All names at the top of a store but those of what was set aside; see Store."""
 
 
 def default_folder() -> Path:
@@ -51,7 +54,7 @@ def default_folder() -> Path:
 class Store:
     """Everything mbuild keeps.
 
-        version               the form of the folder
+        version               the form of the folder: cache/versions.py
         oci-layout            \\
         index.json             > an OCI layout: the images kept by name
         blobs/sha256/...      /  and every layer
@@ -60,22 +63,26 @@ class Store:
         disks/...             layers as squashfs, for guests
         vm/...                templates, scratch disks, the accelerator's verdict
         machines/...          machines that were made or pulled
-        locks/...             one file a lock; never removed
+        locks/...             one file a lock
+        used/...              when things were last used: cache/uses.py
         mounts/...            the caches of RUN --mount=type=cache: engine/cachemounts.py
         contexts/...          what files of build contexts hashed to, a file a folder of the host; may go at any time
         tmp/...               what is half done, a folder a process
+        aside.N/...           a store of the older version N, which this mbuild cannot read
+        collected             touched when what nobody uses was last looked for
 
     Any number of processes share it. A context manager: leaving it removes what this process left half done.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self.set_aside = settle(self.root)
+        """Where what an older mbuild had made was put just now, if it was."""
         with store_errors(f"opening the store {root}"):
-            for name in ("blobs/sha256", "layers", "disks", "vm", "locks", "tmp"):
+            for name in ("blobs/sha256", "layers", "disks", "vm", "locks", "tmp", "used"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         self._workspace = Workspace(self.root / "tmp")
         try:
-            self._check_version()
             self._write_once("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
         except BaseException:
             self._workspace.close()
@@ -98,6 +105,19 @@ class Store:
     def vm_folder(self) -> Path:
         """Where the hypervisor keeps its templates."""
         return self.root / "vm"
+
+    @property
+    def uses(self) -> Uses:
+        """Notes what is used, and says when things last were."""
+        return self.blobs.uses
+
+    def others_began(self) -> float | None:
+        """When the oldest other process began that uses the store; see cache/workspace.py."""
+        return self._workspace.others_began()
+
+    def now(self) -> float:
+        """The time by the clock of the store's file system."""
+        return self._workspace.now()
 
     def folder(self) -> Path:
         """A new empty folder for temporary files, on the file system of the store."""
@@ -146,17 +166,6 @@ class Store:
             self.index.put(Kind.RECORD, key, packed)
         self.index.put(Kind.CONTENT, content_key, result.to_json())
         self.index.put(Kind.RESULT, key, result.to_json())
-
-    def _check_version(self) -> None:
-        self._write_once("version", VERSION.encode())
-        with store_errors("reading the version of the store"):
-            found = (self.root / "version").read_text(errors="replace").strip()
-        if found != VERSION:
-            raise StoreError(
-                f"the store {self.root} has the form {found!r}, this mbuild knows {VERSION!r}",
-                code="store-version",
-                hint="use another folder with --cache-dir, or remove this one",
-            )
 
     def _write_once(self, name: str, content: bytes) -> None:
         path = self.root / name

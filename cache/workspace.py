@@ -30,6 +30,26 @@ class Workspace:
         with store_errors("making a folder for temporary files"):
             return Path(tempfile.mkdtemp(dir=self.path))
 
+    def others_began(self) -> float | None:
+        """When the oldest of the other processes that live made its folder (by the file system's clock, in seconds
+        since 1970); None when there is none."""
+        began = []
+        with store_errors("looking for running processes"), _held(self.path.parent / ".sweep"):
+            for folder in self.path.parent.iterdir():
+                lock = folder / "lock"
+                if folder != self.path and folder.is_dir() and not _abandoned(lock):
+                    began.append(lock.stat().st_mtime)
+        return min(began, default=None)
+
+    def now(self) -> float:
+        """The time by the file system's clock: what is written from now on is not older."""
+        descriptor, name = tempfile.mkstemp(dir=self.path)
+        try:
+            return os.fstat(descriptor).st_mtime
+        finally:
+            os.close(descriptor)
+            os.unlink(name)
+
     def close(self) -> None:
         """Remove the folder and all that is in it. A second time does nothing."""
         if self._descriptor >= 0:
@@ -68,3 +88,9 @@ def _abandoned(lock: Path) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def any_alive(parent: Path) -> bool:
+    """Whether a process has a workspace there."""
+    with store_errors("looking for running processes"), _held(parent / ".sweep"):
+        return any(folder.is_dir() and not _abandoned(folder / "lock") for folder in parent.iterdir())

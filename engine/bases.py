@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import BinaryIO
 
 from cache.growing import BlobFollower
+from cache.index import Kind
 from cache.results import Layer
 from cache.store import Store
 from engine.blobsources import BlobSources, Offer
@@ -137,6 +138,9 @@ class Bases:
         # Kept, so that a base named by its digest needs no registry the next time.
         self._store.blobs.put(image.manifest_bytes)
         self._store.blobs.put(image.configuration_bytes)
+        if self._store.index.get(Kind.BASE, image.digest) is None:
+            called = {"name": written, "platform": str(reference.platform)}
+            self._store.index.put(Kind.BASE, image.digest, called)
         layers = []
         for found in image.layers:
             descriptor = found.descriptor

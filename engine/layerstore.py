@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from cache.blobs import BlobWriter
 from cache.files import file_digest, store_errors, write_atomically
+from cache.index import Kind
 from cache.results import Layer
 from cache.store import Store
 from engine.bases import Base, Bases
@@ -147,7 +148,7 @@ class LayerStore:
             )
         self._remember(prepared.index)
         if prepared.disk is not None:
-            self._seal(prepared.disk)
+            self._tell_disk(prepared.disk, layer)
         return prepared.index
 
     def _disk(self, below: Layers, layer: Layer) -> Path:
@@ -169,13 +170,21 @@ class LayerStore:
                     limits=self.limits,
                     scratch=self._store.temporary,
                 )
-            self._seal(path)
+            self._tell_disk(path, layer)
         return path
 
+    def _tell_disk(self, path: Path, layer: Layer) -> None:
+        """Remember that a disk is right as it is now, and which layer it holds: its name says neither."""
+        self._store.index.put(Kind.DISK, path.name, layer.diff_id)
+        with store_errors("reading a layer's disk"):
+            self._store.seals.put(path, file_digest(path))
+
     def _is_sound(self, disk: Path) -> bool:
-        """Whether a disk is there as it was made. It is read only if it was touched since that was last known; of one
-        of which nothing is known a new one is made."""
+        """Whether a disk is there as it was made; if so, it stays for as long as this process lives. It is read only
+        if it was touched since that was last known; of one of which nothing is known a new one is made."""
         seals = self._store.seals
+        if self._store.uses.find(disk) is None:
+            return False
         if seals.holds(disk):
             return True
         known = seals.digest(disk)
@@ -185,13 +194,12 @@ class LayerStore:
         seals.put(disk, known)
         return True
 
-    def _seal(self, disk: Path) -> None:
-        with store_errors("reading a layer's disk"):
-            self._store.seals.put(disk, file_digest(disk))
-
     def _load(self, diff_id: str) -> LayerIndex | None:
+        path = self._store.derived("layers", diff_id)
         try:
-            found = LayerIndex.from_bytes(self._store.derived("layers", diff_id).read_bytes())
+            if self._store.uses.find(path) is None:
+                return None
+            found = LayerIndex.from_bytes(path.read_bytes())
         except (OSError, StoreError):
             return None
         return found if found.diff_id == diff_id else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.store import Store, default_folder
-from engine.events import Observer
+from engine.events import Note, Observer
 from machinefile.errors import StoreError
 
 if TYPE_CHECKING:
@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
 def open_store(folder: str) -> Store:
     """The store that --cache-dir names, or the default one."""
-    return Store(Path(folder) if folder else default_folder())
+    return Store(store_folder(folder))
+
+
+def store_folder(folder: str) -> Path:
+    """Where that store is."""
+    return Path(folder) if folder else default_folder()
 
 
 def make_sandbox(store: Store, observer: Observer) -> Sandbox:
@@ -47,6 +52,9 @@ def open_images(
     from engine.images.source import ImageSources
 
     with open_store(cache_dir) as store:
+        if store.set_aside is not None:
+            where = store.set_aside
+            observer(Note(f"the store of an older mbuild is in {where} now; mbuild cache prune removes it"))
 
         def stored(digest: str) -> bytes | None:
             try:

@@ -85,6 +85,7 @@ class Library:
 
     def get(self, key: str) -> Machine | None:
         """The machine of that key; one that is damaged counts as missing."""
+        self._store.uses.find(self.path(key))
         try:
             return read_machine(self.path(key))
         except (UsageError, UntrustedDataError):

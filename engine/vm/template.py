@@ -5,7 +5,8 @@
                              initrd    what it booted from
                              cmdline   what its kernel was told
                      KEY.new/          being made; left behind only by a death, and then made anew
-                     KEY.lock          flocked while one is made
+                     KEY.lock          flocked while one is made, and, shared, by each process that uses one;
+                                       written to then: its time is that of the last use
 
 A finished folder is never changed.
 """
@@ -33,6 +34,7 @@ from engine.vm.agent import agent_path
 from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError
 from engine.vm.hypervisor import Autopsy, Template
 from engine.vm.initramfs import build_initramfs
+from engine.vm.inuse import keeps_in_use
 from engine.vm.kernel import GuestKernel, module_name
 from engine.vm.protocol import PROTOCOL_VERSION, Op, ProtocolError, Values, command
 from engine.vm.qemu import Qemu, QemuMachine, start
@@ -73,12 +75,11 @@ class TemplateMaker:
         agent = agent_path().read_bytes()
         folder = self.vm_dir / "templates" / self._key(shape, accelerator, agent)
         template = Template(folder, shape, accelerator)
-        if folder.is_dir():
-            return template
-        with file_lock(folder.with_suffix(".lock")):
-            if not folder.is_dir():
-                self.observer(Note(f"preparing microVMs ({accelerator.value}); this is done once"))
-                self._make(template, build_initramfs(self.kernel, agent), cancelled)
+        while not keeps_in_use(folder):
+            with file_lock(folder.with_suffix(".lock")):
+                if not folder.is_dir():
+                    self.observer(Note(f"preparing microVMs ({accelerator.value}); this is done once"))
+                    self._make(template, build_initramfs(self.kernel, agent), cancelled)
         return template
 
     def _key(self, shape: MachineShape, accelerator: Accelerator, agent: bytes) -> str:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from cache.collection.schedule import is_due
 from engine.report import BuildReport
 from engine.request import BuildRequest
 from machinefile.errors import HostError, StepError, UsageError
@@ -17,7 +18,7 @@ from mbuild.arguments import Parser, add_build_options, registry_flags
 from mbuild.egresslog import EgressRecord
 from mbuild.progress import ProgressMode, create
 from mbuild.request import read_request
-from mbuild.session import open_driver
+from mbuild.session import open_driver, store_folder
 
 
 def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
@@ -25,7 +26,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     parser = Parser(
         prog="mbuild",
         description="Build an image from a Machinefile, every RUN in a microVM of its own.",
-        epilog="other commands: plan, explain, parse, lint, debug, run, images, inspect, pull, push, tag, rmi, doctor",
+        epilog="other commands: plan, explain, parse, lint, debug, run, images, inspect, pull, push, tag, rmi, cache, "
+        "doctor",
     )
     add_build_options(parser)
     parser.add_argument(
@@ -117,6 +119,10 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     # Standard output may be an output's bytes, which nothing may stand behind.
     if not to_stdout and not options.invoke and (options.quiet or not sys.stdout.isatty()):
         print(report.digest)
+    if is_due(store_folder(options.cache_dir)):
+        from mbuild.tidying import tidy  # once in a while
+
+        tidy(options.cache_dir, cancelled, quiet=options.quiet)
     if report.exports is not None and report.exports.failure is not None:
         raise report.exports.failure  # now that all else is written
     if options.invoke:

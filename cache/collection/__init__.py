@@ -1,0 +1,1 @@
+"""Keeping the store small: what is in it, what needs what, what may go."""

@@ -1,0 +1,1 @@
+"""What only the engine can tell of what the store holds: images, bases, machines, templates, disks."""
