@@ -206,7 +206,8 @@ class FolderCache:
     def _prepare(self) -> None:
         with folder_errors(self.label):
             if self._path.is_dir() and not (self._path / "index.json").exists():
-                strange = {one.name for one in self._path.iterdir()} - _OURS
+                # Somebody who makes the cache at this moment may write the index between the two looks.
+                strange = {one.name for one in self._path.iterdir()} - _OURS - {"index.json"}
                 if strange:
                     raise unusable(self.label, f"there is something else in it: {min(strange)}")
             self._blobs.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,112 @@
+"""What a CI job with an empty store takes when a cache in a registry on loopback has all it needs, and what a job sends
+after one file has changed.
+
+The spec is that of the `steps` benchmark on the base of 150 MB: two stages, 2,000 context files, four RUNs. The output
+is a push of an image that the registry has already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import bench_pull
+from oci_base import make_layout
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = 2.0
+"""Seconds that the warm job may take at most."""
+FILES = 2000
+TEXT = """\
+FROM {base} AS build
+RUN echo one > /one
+RUN echo two > /two
+COPY src /src
+RUN ls /src | wc -l > /count
+FROM {base}
+WORKDIR /srv
+COPY --from=build /count /srv/count
+COPY --from=build /src /srv/src
+ENV A=b
+RUN cat /srv/count
+CMD ["cat", "/srv/count"]
+"""
+
+
+def measure(folder: Path, rounds: int) -> dict[str, object]:
+    """Print the times and the bytes, and give all figures."""
+    base = bench_pull.BASE
+    if not base.exists():
+        subprocess.run([ROOT / "scripts" / "setup", "--gcc-base"], check=True)
+    make_layout(base, folder / "layout", "base")
+    with bench_pull.serving(folder, f"oci:{folder / 'layout'}:base") as name:
+        shutil.rmtree(folder / "layout")
+        jobs = _Jobs(folder, name)
+        cold, said = jobs.run()
+        digest = said["image.digest"]
+        warm = []
+        for _ in range(rounds):
+            seconds, said = jobs.run()
+            if said["steps"]["run"] or said["vm.restores"] or said["image.digest"] != digest:
+                sys.exit(f"bench: the warm job worked: {said}")
+            warm.append(seconds)
+        kept = jobs.stored()
+        jobs.change()
+        _, said = jobs.run()
+        changed = said["cache"]["exported"][0]
+    median = statistics.median(warm)
+    verdict = "as wanted" if median <= TARGET else "MORE than wanted"
+    print(f"{'CI job, cold':<30} {cold:6.2f} s")
+    print(
+        f"{'CI job, warm, nothing to do':<30} {median:6.2f} s   ({min(warm):.2f} to {max(warm):.2f}; {verdict}: at most {TARGET})"
+    )
+    print(f"{'  its store then':<30} {kept / 1e6:6.1f} MB")
+    print(f"{'sent after one file changed':<30} {changed['sent'] / 1e6:6.2f} MB in {changed['blobs']} blobs")
+    return {"cold": cold, "warm": warm, "stored_bytes": kept, "changed": changed}
+
+
+class _Jobs:
+    """Builds as CI does: each with a store that was never used."""
+
+    def __init__(self, folder: Path, base: str) -> None:
+        self._folder = folder
+        self._store = folder / "store"
+        self._templates = folder / "templates"
+        self._templates.mkdir()
+        self._name = base.rpartition("/")[0]
+        self._context = folder / "context"
+        (self._context / "src").mkdir(parents=True)
+        (self._context / "Machinefile").write_text(TEXT.format(base=base))
+        for number in range(FILES):
+            (self._context / "src" / f"{number}.txt").write_text(f"file {number}\n" * 20)
+
+    def run(self) -> tuple[float, dict]:
+        """Seconds of the whole command, and what its metadata file says."""
+        shutil.rmtree(self._store, ignore_errors=True)
+        self._store.mkdir()
+        (self._store / "vm").symlink_to(self._templates)
+        metadata = self._folder / "metadata.json"
+        cache = f"type=registry,ref={self._name}/app:cache"
+        argv = [sys.executable, "-m", "mbuild", "-q", "--metadata-file", str(metadata), "-t", f"{self._name}/app:1"]
+        argv += ["--push", "--cache-from", cache, "--cache-to", f"{cache},mode=max", str(self._context)]
+        environment = {**os.environ, "MBUILD_CACHE_DIR": str(self._store), "PYTHONPATH": str(ROOT)}
+        begun = time.monotonic()
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=600)
+        seconds = time.monotonic() - begun
+        if done.returncode:
+            sys.exit(f"bench: {done.stderr}")
+        return seconds, json.loads(metadata.read_text())
+
+    def stored(self) -> int:
+        """Bytes of the store of the last job."""
+        return sum(path.stat().st_size for path in self._store.rglob("*") if path.is_file() and not path.is_symlink())
+
+    def change(self) -> None:
+        """One file becomes another."""
+        (self._context / "src" / "7.txt").write_text("changed\n")
