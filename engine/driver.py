@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from engine.debug import Inside, Spot
     from engine.explain.explainer import Explainer
     from engine.explain.explanation import Explanation
-    from engine.explain.sources import RecordSource
     from engine.machines.make import MachineMaker
     from engine.output.outputs import Push
     from engine.vm.execution import Sandbox
@@ -88,8 +87,6 @@ class Driver:
     """Brings an image of the store into registries under names."""
     machines: Callable[[], MachineMaker] | None = None
     """Makes what makes machines, when one is to be made."""
-    records: Sequence[RecordSource] = ()
-    """Know records of earlier results besides the store, for explaining."""
     open_source: Callable[[CacheSource], CachePlace] | None = None
     """Opens a cache to be read."""
     open_trust: OpenTrust | None = None
@@ -119,7 +116,7 @@ class Driver:
             prepared = self._prepare(request, caches, refuse=False)
             plan = foreseen(prepared.plan, prepared.results)
             steps = steps_named(plan, step) if step else tuple(planned.step.id for planned in plan.to_run())
-            return plan, self._explainer(request, plan, prepared.results).explain(steps)
+            return plan, self._explainer(request, plan, prepared).explain(steps)
 
     def build(self, request: BuildRequest) -> BuildReport:
         """Build, keep the image under its names, write the outputs, send the cache where it is to go.
@@ -205,15 +202,18 @@ class Driver:
         from engine.foresee import foreseen
 
         plan = foreseen(prepared.plan, prepared.results)
-        quick = self._explainer(request, plan, prepared.results, most=_QUICK)
+        quick = self._explainer(request, plan, prepared, most=_QUICK)
         return replace(prepared, plan=quick.reasoned())
 
-    def _explainer(self, request: BuildRequest, plan: Plan, results: Results, most: int | None = None) -> Explainer:
+    def _explainer(self, request: BuildRequest, plan: Plan, prepared: Prepared, most: int | None = None) -> Explainer:
+        from engine.carry.carriedrecords import CarriedRecords
         from engine.explain.explainer import Explainer
         from engine.explain.nearest import MOST_RECORDS
 
         past = Past(self.store, project_of(request))
-        return Explainer(plan, self.store, results, past, self.records, MOST_RECORDS if most is None else most)
+        elsewhere = [CarriedRecords(*place, self.observer) for place in prepared.carried.caches.places()]
+        most = MOST_RECORDS if most is None else most
+        return Explainer(plan, self.store, prepared.results, past, elsewhere, most)
 
     def _remember(self, request: BuildRequest, plan: Plan, results: Mapping[str, StepResult]) -> None:
         """For the next time that somebody asks why something misses; a build does not fail for that."""

@@ -62,12 +62,11 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
         changed = said["cache"]["exported"][0]
     median = statistics.median(warm)
     verdict = "as wanted" if median <= TARGET else "MORE than wanted"
+    spread = f"{min(warm):.2f} to {max(warm):.2f}; {verdict}: at most {TARGET}"
     print(f"{'CI job, cold':<30} {cold:6.2f} s")
-    print(
-        f"{'CI job, warm, nothing to do':<30} {median:6.2f} s   ({min(warm):.2f} to {max(warm):.2f}; {verdict}: at most {TARGET})"
-    )
+    print(f"{'CI job, nothing to do':<30} {median:6.2f} s   ({spread})")
     print(f"{'  its store then':<30} {kept / 1e6:6.1f} MB")
-    print(f"{'sent after one file changed':<30} {changed['sent'] / 1e6:6.2f} MB in {changed['blobs']} blobs")
+    print(f"{'sent after one file changed':<30} {changed['sent'] / 1e6:6.2f} MB: {changed}")
     return {"cold": cold, "warm": warm, "stored_bytes": kept, "changed": changed}
 
 

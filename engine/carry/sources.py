@@ -131,6 +131,10 @@ class RemoteCaches:
         """Use no entry any more."""
         self._off = True
 
+    def places(self) -> Iterator[tuple[CachePlace, CacheIndex]]:
+        """The places, with their indexes. Asks none that was not read already."""
+        return ((cache.place, cache.index) for cache in self._caches or ())
+
     def offers(self, layer: Layer) -> Sequence[Offer]:
         """As in BlobProvider. Asks no cache that was not read already."""
         return [cache.offer(layer, self._observer) for cache in self._caches or () if layer.digest in cache.blobs]
