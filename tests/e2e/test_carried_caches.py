@@ -54,6 +54,20 @@ def test_a_folder_carries_a_cache_from_store_to_store(mbuild: Mbuild, templates:
     assert second["cache"]["exported"] == [{"to": f"folder {place}", "entries": 0, "mounts": 0, "sent": 0}]
 
 
+def test_what_changed_is_told_where_nothing_was_ever_built(mbuild: Mbuild, templates: Path) -> None:
+    context = _copies(mbuild)
+    mbuild.build("--cache-to", f"type=local,dest={mbuild.folder}/carried,mode=max", context)
+    (context / "a").write_text("other")
+    other = _elsewhere(mbuild, "other", templates)
+    source = ("--cache-from", f"type=local,src={mbuild.folder}/carried")
+    assert "(a changed)" in other.ok("plan", *source, context).stdout
+    told = other.ok("explain", *source, context).stdout
+    assert "a changed (" in told
+    assert f"folder {mbuild.folder}/carried" in told
+    assert "a changed" in other(*source, "--fail-on-miss", context).stderr
+    assert "never built" in other.ok("explain", context).stdout
+
+
 def test_signatures_are_made_and_asked_for(mbuild: Mbuild, templates: Path) -> None:
     private, public = _keys(mbuild.folder)
     _, stranger = _keys(_elsewhere(mbuild, "stranger", templates).folder)
