@@ -15,8 +15,8 @@ from machinefile.durations import format_age
 from machinefile.stages import Layout
 from machinefile.steps import Run, Step
 
-_WRONG_CLOCK = 86_400.0
-"""Seconds."""
+_SKEW = 120.0
+"""Seconds by which the clock of whoever made a result may be ahead of ours; never as much as its --ttl."""
 
 _MOMENT = 2.0
 """Seconds that a layer which was seen in the store counts as still there."""
@@ -128,7 +128,7 @@ class Results:
         found = self._store.result(Kind.RESULT, key) if ttl is not None else None
         if found is None or ttl is None or self._young(step, found) is not None:
             return ""
-        if found.created > self._begun:
+        if found.created > time.time():
             return "its result was made where a clock was wrong, and its age is not known"
         return f"its result is older than {format_age(ttl)}"
 
@@ -138,14 +138,17 @@ class Results:
         ttl = ttl_of(step)
         if result is None or ttl is None:
             return result
-        # One that is to be made tomorrow is from a machine whose clock was wrong, and says nothing of its age.
-        return result if -_WRONG_CLOCK <= self._begun - result.created <= ttl / 1e9 else None
+        longest = ttl / 1e9
+        # One that is to be made later is from a machine whose clock was wrong, and says nothing of its age. What other
+        # builds have made since this one began is not from a time to come.
+        latest = time.time() + min(_SKEW, longest / 2)
+        return result if ttl and self._begun - longest <= result.created <= latest else None
 
     def made_meanwhile(self, key: str) -> StepResult | None:
         """A result that another process made since this build began: it counts whatever the policy says of older
         ones."""
         found = self._store.result(Kind.RESULT, key)
-        return found if found is not None and found.created >= self._begun else None
+        return found if found is not None and self._begun <= found.created <= time.time() else None
 
     def was_made(self, key: str) -> bool:
         """Whether the step with that definition key was built before, be its layers there or not."""

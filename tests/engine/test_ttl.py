@@ -13,6 +13,7 @@ import pytest
 from cache.index import Kind
 from cache.locks import locked
 from engine.events import Note
+from engine.lookup import Results
 from engine.vm.execution import Execution
 from machinefile.errors import MachinefileError
 
@@ -168,6 +169,27 @@ def test_a_result_of_tomorrow_does_not_count(workshop: Workshop, clock: Clock) -
     assert "clock" in reasons(workshop, TEXT)[0]
     assert workshop.build(TEXT).run == 1
     assert workshop.build(TEXT).run == 0
+
+
+@pytest.mark.parametrize(("ttl", "ahead", "run"), [("0", 1, 1), ("0", DAY / 2, 1), ("7d", DAY / 2, 1), ("7d", 60, 0)])
+def test_a_result_of_a_fast_clock_counts_only_if_that_cannot_matter(
+    workshop: Workshop, clock: Clock, ttl: str, ahead: float, run: int
+) -> None:
+    text = f"FROM base\nRUN --ttl={ttl} write now 1\n"
+    clock.ahead = ahead
+    workshop.build(text)
+    clock.ahead = 0
+    assert workshop.build(text).run == run
+
+
+def test_a_result_from_a_time_to_come_is_not_what_was_made_meanwhile(workshop: Workshop, clock: Clock) -> None:
+    results = Results(workshop.store)
+    clock.ahead = DAY
+    workshop.build(TEXT)
+    key = workshop.plan(TEXT).step("0.1").key
+    assert results.made_meanwhile(key) is not None
+    clock.ahead = 0
+    assert results.made_meanwhile(key) is None
 
 
 def test_a_result_that_another_build_makes_meanwhile_counts(workshop: Workshop, clock: Clock) -> None:
