@@ -22,7 +22,7 @@ from engine.carry.sources import OpenTrust, RemoteCaches
 from engine.carry.spec import CacheSource, CacheTarget
 from engine.context import BuildContext, Context
 from engine.events import BuildEnded, Note, Observer, WarningRaised
-from engine.explain.missing import check_misses
+from engine.explain.missing import check_misses, machine_missing
 from engine.explain.past import Past, project_of
 from engine.images.reference import Reference
 from engine.images.source import ImageSource
@@ -408,6 +408,8 @@ class Driver:
             for platform, graph, result in zip(plan.platforms, plan.graphs, results, strict=True)
         ]
         built = gather(images, request.annotations, self.store)
+        if request.fail_on_miss:
+            self._check_machines(request, plan, images)
         self._keep(request, built)
         self._machines(request, plan, images, layers)
         outputs = tuple(output for output in request.outputs if output.type is not OutputType.MACHINE)
@@ -440,17 +442,35 @@ class Driver:
     def _machines(self, request: BuildRequest, plan: Plan, images: Sequence[BuiltImage], layers: LayerStore) -> None:
         """Make the machines that SNAPSHOT or an output asks for, and write them where outputs want them."""
         outputs = [output for output in request.outputs if output.type is OutputType.MACHINE]
-        for graph, image in zip(plan.graphs, images, strict=True):
-            if graph.snapshot is None and not outputs:
-                continue
-            if self.machines is None:
-                raise UsageError("there is nothing here to make machines with", code="output-unsupported")
+        for graph, image in _with_machines(request, plan, images):
             from engine.machines.library import write_out
 
-            machine = self.machines().make(image, graph.config, graph.snapshot or Snapshot(), graph.shape, layers)
+            snapshot = graph.snapshot or Snapshot()
+            machine = self._machine_maker().make(image, graph.config, snapshot, graph.shape, layers)
             for output in outputs:
                 self.observer(Note(f"writing {output.label}"))
                 write_out(machine, output.destination)
+
+    def _check_machines(self, request: BuildRequest, plan: Plan, images: Sequence[BuiltImage]) -> None:
+        """Raises MissError (`cache-miss`) for a machine that would have to be made."""
+        for graph, image in _with_machines(request, plan, images):
+            if not self._machine_maker().has(image, graph.snapshot or Snapshot(), graph.shape):
+                raise machine_missing()
+
+    def _machine_maker(self) -> MachineMaker:
+        if self.machines is None:
+            raise UsageError("there is nothing here to make machines with", code="output-unsupported")
+        return self.machines()
+
+
+def _with_machines(
+    request: BuildRequest, plan: Plan, images: Sequence[BuiltImage]
+) -> Iterator[tuple[BuildGraph, BuiltImage]]:
+    """The images that are to be machines too."""
+    wanted = any(output.type is OutputType.MACHINE for output in request.outputs)
+    for graph, image in zip(plan.graphs, images, strict=True):
+        if wanted or graph.snapshot is not None:
+            yield graph, image
 
 
 def _only_pushed(request: BuildRequest, plan: Plan) -> bool:

@@ -28,5 +28,14 @@ def check_misses(plan: Plan) -> None:
     )
 
 
+def machine_missing() -> MissError:
+    """For an image whose machine would have to be started to be frozen."""
+    return MissError(
+        "the machine of the image is not in the store, and with --fail-on-miss none may be started",
+        code="cache-miss",
+        hint="build without --fail-on-miss once: a machine is made for each image, QEMU and kind of processor",
+    )
+
+
 def _cut(text: str) -> str:
     return text if len(text) <= 80 else text[:79] + "…"

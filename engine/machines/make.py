@@ -68,9 +68,15 @@ class MachineMaker:
             library.remember(image.digest, key)
         return machine
 
+    def has(self, image: BuiltImage, snapshot: Snapshot, shape: MachineShape) -> bool:
+        """Whether the store has the machine of an image. Makes no template. Raises HostError, InterruptedBuildError."""
+        library = Library(self.store)
+        # Without any machine of it, what this host can do need not be found out.
+        return library.of(image.digest) is not None and library.get(self._key(image, snapshot, shape)) is not None
+
     def _key(self, image: BuiltImage, snapshot: Snapshot, shape: MachineShape) -> str:
         # The template's own key holds QEMU, kernel, agent, accelerator and what the hardware is.
-        template = self.hypervisor.template(shape, self.cancelled).folder.name
+        template = self.hypervisor.template_key(shape, self.cancelled)
         cpu = situation_of(self.hypervisor, self.cancelled).cpu
         parts = ("machine", str(VERSION), image.digest, snapshot.ready, str(shape.disk), template, cpu)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -194,6 +194,13 @@ class QemuHypervisor:
                 self._templates[shape] = maker.get(shape, self.accelerator(cancelled), cancelled)
             return self._templates[shape]
 
+    def template_key(self, shape: MachineShape, cancelled: threading.Event) -> str:
+        """What the template for a shape is called, be it there or not. Raises HostError, InterruptedBuildError."""
+        from engine.vm.template import TemplateMaker
+
+        maker = TemplateMaker(self._vm_dir, self.qemu, self.kernel, self._observer)
+        return maker.key(replace(shape, disk=0), self.accelerator(cancelled))
+
     def accelerator(self, cancelled: threading.Event) -> Accelerator:
         """How guests run here: as MBUILD_ACCEL says, or as a boot has shown. Raises HostError, UsageError."""
         from engine.vm.verdict import decide

@@ -73,7 +73,7 @@ class TemplateMaker:
     def get(self, shape: MachineShape, accelerator: Accelerator, cancelled: threading.Event) -> Template:
         """The template for a shape. Raises HostError `template-failed`, InterruptedBuildError."""
         agent = agent_path().read_bytes()
-        folder = self.vm_dir / "templates" / self._key(shape, accelerator, agent)
+        folder = self.vm_dir / "templates" / self.key(shape, accelerator)
         template = Template(folder, shape, accelerator)
         while not keeps_in_use(folder):
             with file_lock(folder.with_suffix(".lock")):
@@ -82,7 +82,8 @@ class TemplateMaker:
                     self._make(template, build_initramfs(self.kernel, agent), cancelled)
         return template
 
-    def _key(self, shape: MachineShape, accelerator: Accelerator, agent: bytes) -> str:
+    def key(self, shape: MachineShape, accelerator: Accelerator) -> str:
+        """What tells the template for a shape from all others; it need not be there."""
         digest = hashlib.sha256()
         parts = [
             b"template 1",
@@ -90,7 +91,7 @@ class TemplateMaker:
             self.kernel.version.encode(),
             _file_digest(self.kernel.image),
             *(_file_digest(path) for path in self.kernel.modules),
-            agent,
+            agent_path().read_bytes(),
             repr(guest.prepare([module_name(path) for path in self.kernel.modules])).encode(),
         ]
         for part in parts:

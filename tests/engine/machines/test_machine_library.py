@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -18,16 +19,23 @@ from cache.store import Store
 from engine.images.descriptor import Descriptor
 from engine.images.reference import Reference
 from engine.images.registry import RegistryClient
+from engine.machines import make as making
 from engine.machines import transfer
 from engine.machines.library import MANIFEST, Library, Machine, check_destination, read_machine, write_out
+from engine.machines.make import MachineMaker
 from engine.machines.manifest import MachineManifest, Part, Program, Situation, parse_machine
 from engine.machines.sparse import digest_of_runs
+from engine.output.spec import parse_outputs
 from engine.vm.disks import LEAD
 from engine.vm.execution import Identity
 from engine.vm.frozen import CHANGES, Frozen, MachineId
-from machinefile.errors import HostError, MbuildError, UntrustedDataError, UsageError
-from machinefile.steps import MachineShape
+from engine.vm.qemu import QemuHypervisor
+from machinefile.errors import HostError, MbuildError, MissError, UntrustedDataError, UsageError
+from machinefile.steps import MachineShape, Snapshot
 from mbuild.machines import find_machine
+
+if TYPE_CHECKING:
+    from conftest import Workshop
 
 MIB = 1 << 20
 LAYERS = (512, 1024)
@@ -274,3 +282,40 @@ def test_a_machine_without_layers_has_no_such_part(tmp_path: Path) -> None:
     parts = tuple(Part(name, size, DIGEST) for name, size in SIZES.items() if name != "layers")
     manifest = replace(described(parts), layers=())
     assert isinstance(parse_machine(manifest.to_json(), "it").frozen(tmp_path), Frozen)
+
+
+class IdleHypervisor:
+    """Knows what its templates are called, and is to boot none."""
+
+    def template_key(self, shape: MachineShape, cancelled: threading.Event) -> str:
+        return f"template of {shape.memory}"
+
+
+@pytest.mark.parametrize("by_output", [False, True])
+def test_fail_on_miss_starts_no_machine_and_takes_one_that_is_there(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_output: bool
+) -> None:
+    hypervisor = cast(QemuHypervisor, IdleHypervisor())
+    monkeypatch.setattr(making, "situation_of", lambda *_: described(()).situation)
+    maker = MachineMaker(workshop.store, hypervisor, workshop.events.append, workshop.cancelled)
+    driver = workshop.driver
+    driver.machines = lambda: maker
+    text = "FROM base\nRUN write a b\nCMD run\n"
+    digest = workshop.build(text).digest
+    outputs = parse_outputs([f"type=machine,dest={tmp_path / 'out'}"]) if by_output else ()
+    request = workshop.request(text if by_output else text + "SNAPSHOT\n", names=("docker.io/library/x:latest",))
+    request = replace(request, fail_on_miss=True, outputs=outputs)
+    with pytest.raises(MissError, match="machine") as caught:
+        driver.build(request)
+    assert caught.value.code == "cache-miss"
+    assert not workshop.store.names.all()
+    image, shape = SimpleNamespace(digest=digest), driver.plan(request).graph.shape
+    other, key = (maker._key(cast(Any, image), Snapshot(), replace(shape, memory=size)) for size in (1, shape.memory))
+    library = Library(workshop.store)
+    put(library.path(other))
+    library.remember(digest, other)
+    with pytest.raises(MissError):
+        driver.build(request)
+    put(library.path(key))
+    assert driver.build(request).run == 0
+    assert [image.name for image in workshop.store.names.all()] == list(request.names)
