@@ -13,7 +13,7 @@ from pathlib import Path
 from cache.files import store_errors
 from machinefile.errors import InterruptedBuildError, StoreError
 
-_POLL = 0.005
+GATE_POLL = 0.005
 """Seconds between two tries. flock has no deadline of its own, and a signal would not wake a thread out of it."""
 _PATIENCE = 60.0
 """Seconds: nobody holds it for longer than it takes to rename what goes."""
@@ -21,7 +21,7 @@ _PATIENCE = 60.0
 
 class Gate:
     """A file that is flocked: shared by those who look whether something is there and note that they use it, alone by
-    who chooses what goes and takes it away. Both are short. Threads may share one."""
+    who looks whether what is to go is still unused and takes it away. Both are short. Threads may share one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -53,7 +53,7 @@ class Gate:
                         code="store-busy",
                         hint="try again when it has ended",
                     )
-                time.sleep(_POLL)
+                time.sleep(GATE_POLL)
             yield
         finally:
             os.close(descriptor)

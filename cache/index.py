@@ -23,6 +23,10 @@ _T = TypeVar("_T")
 _NEVER_A_FILE = 1 << 40
 """Bytes: values below this size are kept in the database itself."""
 _FILE = "cache.db"
+_PAGE = 256
+"""Entries that are read at once."""
+_LAST = "\U0010ffff"
+"""After all characters that a key has."""
 _MARK = b"sum "
 """JSON never begins like this."""
 _Identity = tuple[int, int]
@@ -128,12 +132,15 @@ class Index:
 
     def drop_all(self, entries: Iterable[tuple[Kind, str]]) -> None:
         """Remove many entries: all, or, if that fails, none."""
-        names = [_name(kind, key) for kind, key in entries]
+        names = [(_name(kind, key),) for kind, key in entries]
 
-        def drop(cache: Any) -> None:
-            with cache.transact():
-                for name in names:
-                    cache.delete(name)
+        def drop(_: object) -> None:
+            # diskcache looks each one up first; what it counts, triggers of the database keep right.
+            with closing(sqlite3.connect(self._folder / _FILE, timeout=60, isolation_level=None)) as database:
+                database.execute("PRAGMA synchronous = NORMAL")  # as diskcache has it
+                database.execute("BEGIN IMMEDIATE")
+                database.executemany("DELETE FROM Cache WHERE key = ? AND raw = 1", names)
+                database.execute("COMMIT")
 
         if names:
             self._try(drop)
@@ -142,14 +149,51 @@ class Index:
         """What there is to know of the entries of a kind but their values, the oldest first."""
         prefix = kind.value + ":"
         # diskcache keeps these and does not give them out all at once.
-        rows = self._try(
-            lambda cache: _select(
-                self._folder, "SELECT key, store_time, length(value) FROM Cache WHERE key BETWEEN ? AND ?", prefix
-            )
+        rows = self._select(
+            "SELECT key, store_time, length(value) FROM Cache WHERE key BETWEEN ? AND ?", prefix, prefix + _LAST
         )
-        for key, stored, size in rows:
+        for key, stored, size in sorted(rows, key=lambda row: row[1] or 0):
             if isinstance(key, str) and key.startswith(prefix):
                 yield EntryFacts(key.removeprefix(prefix), float(stored or 0), int(size or 0))
+
+    def entries(self, kind: Kind) -> Iterator[tuple[EntryFacts, object | None]]:
+        """The entries of a kind by their keys, each with its value, None for one that is damaged. Reads many at once,
+        and what is written meanwhile may be there or not."""
+        prefix = last = kind.value + ":"
+        while True:
+            rows = self._select(
+                "SELECT key, store_time, value FROM Cache WHERE key > ? AND key < ? ORDER BY key LIMIT ?",
+                last,
+                prefix + _LAST,
+                _PAGE,
+            )
+            for name, stored, raw in rows:
+                content = raw if isinstance(raw, bytes) else b""
+                try:
+                    value = _unwrapped(name, content)
+                except ValueError:
+                    value = None
+                yield EntryFacts(name.removeprefix(prefix), float(stored or 0), len(content)), value
+            if len(rows) < _PAGE:
+                return
+            last = rows[-1][0]
+
+    def stored_since(self, since: float) -> Iterator[tuple[Kind, str]]:
+        """The entries that were written from then on (seconds since 1970)."""
+        kinds = {kind.value: kind for kind in Kind}
+        for (name,) in self._select("SELECT key FROM Cache WHERE store_time >= ?", since):
+            kind, _, key = name.partition(":") if isinstance(name, str) else ("", "", "")
+            if kind in kinds:
+                yield kinds[kind], key
+
+    def _select(self, query: str, *parameters: object) -> list[Any]:
+        """Rows, read beside whoever writes."""
+
+        def select(_: object) -> list[Any]:
+            with closing(sqlite3.connect(self._folder / _FILE, timeout=60)) as database:
+                return database.execute(query, parameters).fetchall()
+
+        return self._try(select)
 
     def set_aside(self) -> tuple[Path, ...]:
         """The damaged databases beside this one, which nothing needs."""
@@ -299,12 +343,6 @@ def _busy() -> StoreError:
         code="store-failed",
         hint="another process has held it for a minute: try again when it has ended",
     )
-
-
-def _select(folder: Path, query: str, prefix: str) -> list[tuple[object, float | None, int | None]]:
-    """Rows of the names that begin with a prefix, read beside whoever writes."""
-    with closing(sqlite3.connect(folder / _FILE, timeout=60)) as database:
-        return sorted(database.execute(query, (prefix, prefix + "\U0010ffff")), key=lambda row: row[1] or 0)
 
 
 def _name(kind: Kind, key: str) -> str:

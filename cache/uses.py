@@ -55,6 +55,13 @@ class Uses:
                     found[entry.name] = entry.stat(follow_symlinks=False).st_mtime
         return found
 
+    def last(self, name: str) -> float:
+        """When the thing of that name was last used (seconds since 1970); 0 where nothing says so."""
+        try:
+            return (self._folder / name).stat(follow_symlinks=False).st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def name(self, path: Path) -> str:
         """What `times` calls a thing."""
         return self._name(path)

@@ -6,9 +6,13 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from cache.files import store_errors
+
+_TICK = 0.02
+"""Seconds: longer than the kernel's clock for files takes to move on."""
 
 
 class Workspace:
@@ -42,10 +46,17 @@ class Workspace:
         return min(began, default=None)
 
     def now(self) -> float:
-        """The time by the file system's clock: what is written from now on is not older."""
+        """The time by the file system's clock: what is written from now on is not older, what was written before is,
+        where that clock ticks often enough."""
         descriptor, name = tempfile.mkstemp(dir=self.path)
         try:
-            return os.fstat(descriptor).st_mtime
+            found = last = os.fstat(descriptor).st_mtime
+            until = time.monotonic() + _TICK
+            while found == last and time.monotonic() < until:
+                time.sleep(_TICK / 50)
+                os.utime(descriptor)
+                found = os.fstat(descriptor).st_mtime
+            return found
         finally:
             os.close(descriptor)
             os.unlink(name)

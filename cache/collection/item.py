@@ -86,6 +86,8 @@ class Item:
     """A file that is to be flocked while it is taken away; where that cannot be done at once, somebody uses it."""
     noted: tuple[str, ...] = ()
     """What cache/uses.py calls its parts."""
+    used_with: tuple[str, ...] = ()
+    """What cache/uses.py calls the parts of others whose use is its own."""
 
     @property
     def name(self) -> str:
@@ -110,6 +112,8 @@ class Holdings:
     references: tuple[Reference, ...]
     guard: float
     """What was used or made from then on (seconds since 1970) may be needed by a process that runs."""
+    taken: float = 0.0
+    """When one began to look: what came to the store before is all here. Seconds since 1970."""
 
     @property
     def size(self) -> int:

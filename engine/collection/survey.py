@@ -57,8 +57,8 @@ class _Survey:
         self._blobs: dict[str, Found] = {}
 
     def made(self) -> Holdings:
+        now = self._store.now()  # first: whoever begins after that is not older
         began = self._store.others_began()
-        now = self._store.now()
         guard = now if began is None else min(now, began)
         # In this order, names, index, files: what others write meanwhile is seen with all that it speaks of, or it is
         # newer than the guard.
@@ -87,16 +87,16 @@ class _Survey:
         self._check()
         diffs = {name.removeprefix(diff("")) for item in items for name in item.keeps if name.startswith(diff(""))}
         items += Places(self._store, usage, self._times, time.time()).items(disks, diffs)
-        return Holdings(tuple(items), tuple(self._references), guard)
+        return Holdings(tuple(items), tuple(self._references), guard, now)
 
     def _check(self) -> None:
         if self._cancelled.is_set() or (self._deadline is not None and time.monotonic() > self._deadline):
             raise InterruptedBuildError
 
     def _entries(self, kind: Kind) -> Iterator[tuple[EntryFacts, object]]:
-        for facts in self._store.index.facts(kind):
+        for entry in self._store.index.entries(kind):
             self._check()
-            yield facts, self._store.index.get(kind, facts.key)
+            yield entry
 
     def _refer(self, kind: Kind, key: str, names: Iterable[str]) -> None:
         self._references.append(Reference((kind, key), frozenset(names)))
@@ -113,10 +113,10 @@ class _Survey:
         known = set()
         for facts, value in self._entries(Kind.RESULT):
             known.add(facts.key)
-            if (result := _result(value)) is not None:
+            if (result := read_result(value)) is not None:
                 yield _Step(facts.key, result, facts.stored)
         for facts, value in self._entries(Kind.CONTENT):
-            if (result := _result(value)) is not None:
+            if (result := read_result(value)) is not None:
                 self._refer(Kind.CONTENT, facts.key, (blob(layer.digest) for layer in result.layers))
         records, size = 0, 0
         for facts in reversed(list(self._store.index.facts(Kind.RECORD))):
@@ -182,9 +182,10 @@ class _Survey:
                 created=step.result.created,
                 used=used,
                 standing=Standing.CACHED,
-                keeps=frozenset((*blobs, *(diff(layer.diff_id) for layer in layers))),
+                keeps=kept_by(step.result),
                 adds=_names(step.result.steps[-1] if step.result.steps else None),
                 entries=((Kind.RESULT, step.key),),
+                used_with=self._marks(layer.digest for layer in layers[-1:]),
             )
 
     def _base_item(self, base: _Base) -> Item:
@@ -198,6 +199,7 @@ class _Survey:
             standing=Standing.CACHED,
             keeps=base.needs.names(),
             entries=((Kind.BASE, base.digest),),
+            used_with=self._marks((base.digest, *base.needs.layers)),
         )
 
     def _remote_items(self, remotes: Iterable[tuple[str, str]]) -> Iterator[Item]:
@@ -210,6 +212,7 @@ class _Survey:
                     used=self._used(digest),
                     standing=Standing.CACHED,
                     keeps=frozenset([blob(digest)]),
+                    used_with=self._marks([digest]),
                 )
 
     def _blob_item(self, digest: str, found: Found, sorts: Mapping[str, Sort]) -> Item:
@@ -224,6 +227,11 @@ class _Survey:
             noted=(self._store.uses.name(found.path),),
         )
 
+    def _marks(self, digests: Iterable[str]) -> tuple[str, ...]:
+        """What the uses of blobs are called."""
+        found = (self._blobs.get(digest) for digest in digests)
+        return tuple(self._store.uses.name(one.path) for one in found if one is not None)
+
     def _used(self, digest: str) -> float:
         """When a blob was last used, or written."""
         found = self._blobs.get(digest)
@@ -234,7 +242,12 @@ def _names(layer: Layer | None) -> frozenset[str]:
     return frozenset([blob(layer.digest), diff(layer.diff_id)] if layer is not None else ())
 
 
-def _result(value: object) -> StepResult | None:
+def kept_by(result: StepResult) -> frozenset[str]:
+    """What keeps a result keeps these names."""
+    return frozenset(name for layer in result.layers for name in (blob(layer.digest), diff(layer.diff_id)))
+
+
+def read_result(value: object) -> StepResult | None:
     try:
         return StepResult.from_json(value)
     except ValueError:
