@@ -73,10 +73,10 @@ def prune(
     removed: list[Item] = []
     complete = True
     for batch in _batches(chosen, cancelled):
-        if enough is not None and time.monotonic() > enough:
+        removed += removal.take(batch, cancelled)
+        if enough is not None and time.monotonic() > enough and batch[-1] is not chosen[-1]:
             complete = False
             break
-        removed += removal.take(batch, cancelled)
     for references in _batches(left_over(holdings.references, holdings.items), cancelled):
         removal.forget(references, (), cancelled)
     for marks in _batches(_stray_marks(store, holdings), cancelled):
