@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -57,6 +58,23 @@ class DiskUsage:
                             if stat.S_ISDIR(inside.st_mode):
                                 todo.append(entry.path)
         return Found(path, size, written)
+
+    def exceeds(self, folder: Path, limit: int, until: float) -> bool:
+        """Whether a folder has more than that many bytes; also where that is not known `until` then (of
+        time.monotonic()). Follows the links that are right in it: a part of a store may be elsewhere."""
+        size, todo = 0, [str(folder)]
+        while todo:
+            above = todo.pop()
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(above) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=above == str(folder))
+                        size += self._own(status)
+                        if stat.S_ISDIR(status.st_mode):
+                            todo.append(entry.path)
+            if size > limit or time.monotonic() > until:
+                return True
+        return False
 
     def _own(self, status: os.stat_result) -> int:
         if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):

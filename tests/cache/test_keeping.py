@@ -76,6 +76,9 @@ def test_a_process_sees_when_the_oldest_of_the_others_began(tmp_path: Path) -> N
     os.utime(first.path / "lock", (10, 10))
     assert first.others_began() == 50
     assert third.others_began() == 10
+    written = first.path / "written"
+    written.touch()
+    assert first.now() > written.stat().st_mtime
     assert first.now() >= (third.path / "lock").stat().st_mtime
     first.close()
     assert third.others_began() == 50
@@ -114,6 +117,25 @@ def test_entries_go_together_and_facts_are_told_oldest_first(tmp_path: Path) -> 
         store.index.drop_all([])
         assert list(store.index.keys(Kind.RESULT)) == []
         assert list(store.index.keys(Kind.RECORD)) == ["a"]
+
+
+def test_entries_are_read_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.index._PAGE", 2)
+    with Store(tmp_path) as store:
+        for count in range(5):
+            assert len(list(store.index.entries(Kind.RESULT))) == count
+            store.index.put(Kind.RESULT, f"k{count}", count)
+        store.index.put(Kind.RECORD, "a", 1)
+        store.index._opened().set("result:k3", b"sum of something else")
+        found = {facts.key: (value, facts.size > 0) for facts, value in store.index.entries(Kind.RESULT)}
+        assert found == {f"k{count}": (None if count == 3 else count, True) for count in range(5)}
+        stored = {facts.key: facts.stored for facts in store.index.facts(Kind.RESULT)}
+        assert {facts.key: facts.stored for facts, _ in store.index.entries(Kind.RESULT)} == stored
+        since = set(store.index.stored_since(stored["k4"]))
+        assert {(Kind.RESULT, "k4"), (Kind.RECORD, "a")} <= since
+        assert (Kind.RESULT, "k0") not in since
+        store.index.drop_all((Kind.RESULT, key) for key in stored)
+        assert len(store.index._opened()) == 1, "what diskcache counts is right"
 
 
 def test_the_trash_takes_folders_and_files_and_what_is_gone_already(tmp_path: Path) -> None:
