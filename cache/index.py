@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import json
 import os
-import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -286,7 +285,7 @@ def _rename_aside(folder: Path, damaged: _Identity | None) -> None:
             return
         same = (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)
         if same and damaged in (None, _identity(folder)):
-            os.rename(folder, folder.with_name(f"{folder.name}.damaged.{secrets.token_hex(6)}"))
+            os.rename(folder, folder.with_name(f"{folder.name}.damaged.{os.urandom(6).hex()}"))
     finally:
         os.close(descriptor)
 

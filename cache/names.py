@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +87,7 @@ class Names:
         if self.is_sound():
             return
         with store_errors("setting damaged names of images aside"):
-            os.link(self._path, self._path.with_name(f"{self._path.name}.damaged.{secrets.token_hex(6)}"))
+            os.link(self._path, self._path.with_name(f"{self._path.name}.damaged.{os.urandom(6).hex()}"))
 
     def _change(self, name: str, image: NamedImage | None) -> None:
         with locked(self._locks, "image names"):

@@ -11,7 +11,6 @@ from typing import NoReturn
 from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Bases
-from engine.carry.recordkeys import content_key
 from engine.context import BuildContext, UsedFiles
 from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
 from engine.labels import labels_of
@@ -139,6 +138,8 @@ class Build:
             if result is None or not all(map(self._supply.is_here, result.layers)):
                 continue
             if self._known.is_carried(planned.key, result):
+                from engine.carry.recordkeys import content_key
+
                 found = self._known.source_of(planned.key, result)
                 content = content_key(planned, self._plan, self._results) or (found and found.entry.content)
                 if content:

@@ -11,18 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.carry.place import CachePlace
 from cache.contexts import KnownContexts
 from cache.results import StepResult
 from cache.store import Store
 from engine.bases import Bases
 from engine.carry.carried import CarriedResults
-from engine.carry.imagekeys import keys_of_image
-from engine.carry.sources import OpenTrust, RemoteCaches
-from engine.carry.spec import CacheSource, CacheTarget
+from engine.carry.sources import RemoteCaches
 from engine.context import BuildContext, Context
 from engine.events import BuildEnded, Note, Observer, WarningRaised
-from engine.explain.missing import check_misses, machine_missing
 from engine.explain.past import Past, project_of
 from engine.images.reference import Reference
 from engine.images.source import ImageSource
@@ -52,9 +48,13 @@ from machinefile.steps import BuildGraph, Snapshot
 
 if TYPE_CHECKING:
     # What runs steps is imported where a build begins: a plan has no use for it.
+    from cache.carry.place import CachePlace
     from engine.build import Build
     from engine.cachemounts import CacheRequest
     from engine.carry.export import Exporter, ExportReport, OpenTarget
+    from engine.carry.inline import StepKeys
+    from engine.carry.sources import OpenTrust
+    from engine.carry.spec import CacheSource, CacheTarget
     from engine.debug import Inside, Spot
     from engine.explain.explainer import Explainer
     from engine.explain.explanation import Explanation
@@ -147,7 +147,7 @@ class Driver:
             while built is None:
                 if request.fail_on_miss:
                     prepared = self._foreseen(request, prepared)
-                    check_misses(prepared.plan)
+                    _check_misses(prepared.plan)
                 plan = prepared.plan
                 self._check_secrets(request, plan)
                 with self._building(request, prepared) as (build, layers, supply, sandbox):
@@ -402,7 +402,7 @@ class Driver:
                 request.annotations,
                 platform,
                 self.cancelled,
-                keys_of_image(plan, graph.result, result) if request.inline_cache else (),
+                _keys_of_image(plan, graph.result, result) if request.inline_cache else (),
                 supply,
             )
             for platform, graph, result in zip(plan.platforms, plan.graphs, results, strict=True)
@@ -455,6 +455,8 @@ class Driver:
         """Raises MissError (`cache-miss`) for a machine that would have to be made."""
         for graph, image in _with_machines(request, plan, images):
             if not self._machine_maker().has(image, graph.snapshot or Snapshot(), graph.shape):
+                from engine.explain.missing import machine_missing
+
                 raise machine_missing()
 
     def _machine_maker(self) -> MachineMaker:
@@ -483,6 +485,18 @@ def _is_stream(output: OutputSpec) -> bool:
     """Whether what was written to it cannot be taken back: standard output, a pipe, a device."""
     there = output.destination
     return output.to_stdout or (there.exists() and not there.is_file() and not there.is_dir())
+
+
+def _check_misses(plan: Plan) -> None:
+    from engine.explain.missing import check_misses
+
+    check_misses(plan)
+
+
+def _keys_of_image(plan: Plan, target: str, whole: StepResult) -> tuple[StepKeys, ...]:
+    from engine.carry.imagekeys import keys_of_image
+
+    return keys_of_image(plan, target, whole)
 
 
 def _no_source(source: CacheSource) -> CachePlace:

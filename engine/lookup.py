@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from cache.index import Kind
 from cache.results import StepResult
 from cache.store import Store
-from engine.carry.carried import CarriedResults
-from engine.carry.sources import Found
 from machinefile.durations import format_age
 from machinefile.stages import Layout
 from machinefile.steps import Run, Step
+
+if TYPE_CHECKING:
+    from engine.carry.carried import CarriedResults
+    from engine.carry.sources import Found
 
 _SKEW = 120.0
 """Seconds by which the clock of whoever made a result may be ahead of ours; never as much as its --ttl."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from cache.store import Store
 from engine.bases import Bases
-from engine.carry.carried import CarriedResults
 from engine.context import BuildContext
 from engine.joining import join_plans
 from engine.lookup import Results
@@ -16,6 +16,9 @@ from engine.platforms import for_each
 from engine.remote.remotes import Remotes
 from machinefile.platform import Platform
 from machinefile.steps import BuildGraph, From
+
+if TYPE_CHECKING:
+    from engine.carry.carried import CarriedResults
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from engine.carry.spec import CacheSource, CacheTarget
 from engine.lookup import CachePolicy
 from engine.output.annotations import NO_ANNOTATIONS, Annotations
 from engine.output.spec import OutputSpec
@@ -17,6 +17,9 @@ from machinefile.ignore import IgnoreRules
 from machinefile.instructions import Machinefile
 from machinefile.options import BuildOptions
 from machinefile.platform import Platform
+
+if TYPE_CHECKING:
+    from engine.carry.spec import CacheSource, CacheTarget
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ a hash, a compressed archive). A secret of fewer than SHORTEST bytes is not look
 from __future__ import annotations
 
 import dataclasses
-import hmac
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -140,6 +139,8 @@ class Secrets:
 def _mark(secret_id: str, version: str) -> str:
     """What stands for a version in a record, the same on every machine: an HMAC, so that the word itself is not there.
     Who knows what words to expect can try them: a version must be nothing secret."""
+    import hmac
+
     return hmac.new(encode(f"mbuild secret {secret_id}"), encode(version), "sha256").hexdigest()
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from functools import partial
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from cache.index import Kind
 from cache.results import Layer
 from cache.store import Store
 from engine.blobsources import PARALLEL, BlobSources
-from engine.carry.carried import CarriedResults
 from engine.images.descriptor import Descriptor
 from engine.layerstore import LayerStore
 from engine.output.compress import Compression, Compressor
 from engine.parallel import in_parallel
 from machinefile.errors import HostError, StoreError, TransferError
+
+if TYPE_CHECKING:
+    from engine.carry.carried import CarriedResults
 
 _MAGIC = {Compressor.GZIP: b"\x1f\x8b", Compressor.ZSTD: b"\x28\xb5\x2f\xfd", Compressor.NONE: b""}
 

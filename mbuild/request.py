@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.carry.spec import CacheSource, CacheTarget, CacheType
 from engine.images.reference import Reference
 from engine.lookup import CachePolicy
 from engine.output.annotations import parse_annotations
@@ -33,6 +32,7 @@ from mbuild.network import configured_proxies, egress_policy
 from mbuild.secrets import read_secrets
 
 if TYPE_CHECKING:
+    from engine.carry.spec import CacheSource, CacheTarget
     from engine.sshagent import AgentSource
 
 MAX_MACHINEFILE_BYTES = 16 << 20
@@ -56,7 +56,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         )
     path = find_machinefile(options.file, context)
     contexts = tuple({one.name: one for one in map(parse_context, options.build_context)}.values())
-    targets = _cache_targets(options)
+    targets, inline = _cache_targets(options)
     platforms = parse_platforms(options.platform or [os.environ.get("DOCKER_DEFAULT_PLATFORM", "")])
     return BuildRequest(
         machinefile=read_machinefile(path),
@@ -68,8 +68,8 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         cache=_cache_policy(options),
         fail_on_miss=getattr(options, "fail_on_miss", False),
         cache_from=_cache_sources(options),
-        cache_to=tuple(target for target in targets if target.type is not CacheType.INLINE),
-        inline_cache=any(target.type is CacheType.INLINE for target in targets),
+        cache_to=targets,
+        inline_cache=inline,
         annotations=parse_annotations(getattr(options, "annotation", ())),
         contexts=contexts,
         jobs=options.jobs,
@@ -123,13 +123,17 @@ def _cache_sources(options: argparse.Namespace) -> tuple[CacheSource, ...]:
     return parse_sources(given)
 
 
-def _cache_targets(options: argparse.Namespace) -> tuple[CacheTarget, ...]:
+def _cache_targets(options: argparse.Namespace) -> tuple[tuple[CacheTarget, ...], bool]:
+    """Where the cache is to go, and whether the image is to have it too."""
     given: list[str] = getattr(options, "cache_to", [])
     if not given:
-        return ()
+        return (), False
     from engine.carry.flags import parse_targets
+    from engine.carry.spec import CacheType
 
-    return parse_targets(given)
+    found = parse_targets(given)
+    targets = tuple(target for target in found if target.type is not CacheType.INLINE)
+    return targets, len(targets) < len(found)
 
 
 def find_machinefile(given: str, context: Path) -> Path | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from cache.results import Layer, StepResult
 from cache.store import Store
-from engine.carry.sources import Found, RemoteCaches
 from engine.images import mediatype
 from engine.layers.limits import LayerLimits
+
+if TYPE_CHECKING:
+    from engine.carry.sources import Found, RemoteCaches
 
 Steps = tuple[Layer | None, ...]
 

@@ -7,17 +7,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from cache.carry.entry import CacheEntry, CarriedMount
-from cache.carry.index import CacheIndex
-from cache.carry.place import CachePlace
 from cache.results import Layer
-from engine.blobsources import Offer, Sink
-from engine.carry.spec import CacheSource, CacheType
 from engine.events import Note, Observer, WarningRaised
 from engine.images.reference import Reference
 from machinefile.errors import InterruptedBuildError, MbuildError, UsageError
+
+if TYPE_CHECKING:
+    # A build without --cache-from has no use for them.
+    from cache.carry.entry import CacheEntry, CarriedMount
+    from cache.carry.index import CacheIndex
+    from cache.carry.place import CachePlace
+    from engine.blobsources import Offer, Sink
+    from engine.carry.spec import CacheSource
+
+    OpenSource = Callable[[CacheSource], CachePlace]
 
 DEADLINE = 30.0
 """Seconds for the indexes of all caches: a build waits no longer for them."""
@@ -33,7 +38,6 @@ class Trust(Protocol):
         ...
 
 
-OpenSource = Callable[[CacheSource], CachePlace]
 OpenTrust = Callable[[Sequence[Path]], Trust]
 
 
@@ -219,6 +223,8 @@ class _Cache:
         return self._trusted[entry.key]
 
     def offer(self, layer: Layer, observer: Observer) -> Offer:
+        from engine.blobsources import Offer
+
         def fetch(sink: Sink) -> None:
             from engine.images.descriptor import Descriptor
             from engine.images.download import Verifier
@@ -230,6 +236,8 @@ class _Cache:
         return Offer(fetch, self._reference())
 
     def _reference(self) -> Reference | None:
+        from engine.carry.spec import CacheType
+
         if self.source.type is not CacheType.REGISTRY:
             return None
         try:

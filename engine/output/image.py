@@ -7,12 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from cache.names import NamedImage
 from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.bases import Base
-from engine.carry.inline import StepKeys, inline_document
 from engine.images import mediatype
 from engine.images.config import History, ImageConfiguration
 from engine.images.descriptor import Descriptor
@@ -23,6 +23,9 @@ from engine.output.compress import DEFAULT, Supply, packed
 from engine.output.kinds import OutputSpec
 from machinefile.platform import Platform
 from machinefile.steps import BuildGraph
+
+if TYPE_CHECKING:
+    from engine.carry.inline import StepKeys
 
 COMMENT = "mbuild.machinefile.v0"
 
@@ -108,6 +111,8 @@ def assemble(
     own = packed(result.layers, store, DEFAULT, cancelled, supply)
     configuration = _configuration(graph, base, result)
     if inline:
+        from engine.carry.inline import inline_document
+
         document = inline_document(inline, result, len(base.layers), own, DEFAULT.identity)
         configuration = replace(configuration, inline_cache=document)
     config = configuration.to_json()
