@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from cache.results import Layer
 from cache.store import Store
 from engine.carry.outcome import BuildOutcome
 from engine.carry.outgoing import outgoing
-from engine.carry.records import RecordPack, pack_records
+from engine.carry.records import RecordPack, pack_records, read_records
 from engine.carry.settle import Signs, differs, settled
 from engine.carry.spec import CacheTarget, CacheType
 from engine.events import Note, Observer, TransferProgress, WarningRaised
@@ -34,6 +35,8 @@ PARALLEL = 4
 _DAY = 86400
 _REFRESH_DAYS = 7
 """How old the day of an entry's last use must be to be a reason of its own for writing."""
+_MOST_PACKS = 8
+"""Packs of records that are looked into before a key signs what others sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,7 @@ class _Export:
             if entry is not None:
                 self.own[step.key] = entry
         self._look(index)
+        self._look_into_records(index)
         # What is not as the place has it goes there; for the rest the place's own blobs do.
         new = {key for key in self.own if self._is_new(index, key)}
         layers = {layer.digest: layer for key in new for layer in self.own[key].result.layers}
@@ -225,6 +229,25 @@ class _Export:
         blobs.update((disk.mount.digest, disk.mount.size) for disk in self.disks)
         self._ask(blobs.items())
 
+    def _look_into_records(self, index: CacheIndex) -> None:
+        """Take over what others sent of records, if it is what is said: else who signs sends them again."""
+        signer = self.opened.signer
+        if signer is None:
+            return
+        told = {key: index.entries[key] for key in self.own if key in index.entries}
+        packs = Counter(one.records for one in told.values() if one.records in self.there and not signer.trusts(one))
+        looked = {digest for digest, _ in packs.most_common(_MOST_PACKS)}
+        # What does not give the key that it is said to be of is left out there.
+        for key in read_records(self.opened.place, index, [key for key, one in told.items() if one.records in looked]):
+            self.own[key] = replace(self.own[key], records=told[key].records)
+
+    def _has_records(self, index: CacheIndex, key: str) -> bool:
+        """Whether the place has the records of a step, in a pack that may be named."""
+        old, signer = index.entries.get(key), self.opened.signer
+        if self.own[key].records:
+            return True
+        return old is not None and old.records in self.there and (signer is None or signer.trusts(old))
+
     def _ask(self, blobs: Iterable[tuple[str, int]]) -> None:
         asked = {digest: size for digest, size in blobs if digest not in self.there}
         place = self.opened.place
@@ -251,11 +274,7 @@ class _Export:
 
     def _pack(self, index: CacheIndex, new: Sequence[PlannedStep]) -> list[_Blob]:
         """The records of steps whose records the place does not have."""
-        records = {
-            step.key: step.record
-            for step in new
-            if (old := index.entries.get(step.key)) is None or old.records not in self.there
-        }
+        records = {step.key: step.record for step in new if not self._has_records(index, step.key)}
         if not records:
             return []
         self.pack = pack = pack_records(records)
@@ -310,12 +329,14 @@ class _Export:
     def _mounts(self, index: CacheIndex) -> dict[str, CarriedMount]:
         found: dict[str, CarriedMount] = {}
         for disk in self.disks:
-            mount, old = disk.mount, index.mounts.get(disk.mount.identity)
+            mount, old, signer = disk.mount, index.mounts.get(disk.mount.identity), self.opened.signer
             if old is not None and old.digest == mount.digest:
-                mount = replace(old, id=mount.id)
+                # Who signs takes over no time that the same key has not signed.
+                known = signer is None or signer.trusts(old)
+                mount = old if known and (old.id, old.size) == (mount.id, mount.size) else mount
             elif not self._newer(disk, index):
                 continue
-            signed = mount if self.opened.signer is None else self.opened.signer.sign(mount)
+            signed = mount if signer is None else signer.sign(mount)
             if signed != old and signed.digest in self.there:
                 found[signed.identity] = signed
         return found

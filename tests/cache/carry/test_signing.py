@@ -61,6 +61,9 @@ def test_what_is_signed_is_trusted_by_who_has_the_key(keys: Path, one: CacheEntr
     assert not verifier(keys, "b").trusts(signed)
     assert not verifier(keys).trusts(signed)
     assert not verifier(keys, "a").trusts(one)
+    assert signer(keys).trusts(signed)
+    assert not signer(keys, "b").trusts(signed)
+    assert not signer(keys).trusts(one)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
@@ -278,6 +278,19 @@ def test_mounts_are_signed_and_get_a_signature_that_is_missing(sending: Sending)
     (mount,) = sending.place.index.mounts.values()
     assert FakeSigner().trusts(mount)
     assert sending.build("c").mounts == 0
+
+
+@pytest.mark.parametrize("changes", [{"created": 5}, {"size": 5}, {"id": "other"}])
+def test_nobody_signs_what_others_wrote_of_a_mount(sending: Sending, changes: dict[str, Any]) -> None:
+    sending.signer = FakeSigner()
+    sending.build("c")
+    (true,) = sending.place.index.mounts.values()
+    sending.place.index = replace(sending.place.index, mounts={true.identity: replace(true, **changes)})
+    sending.build("c")
+    (mount,) = sending.place.index.mounts.values()
+    assert (mount.id, mount.digest, mount.size) == (true.id, true.digest, true.size)
+    assert mount.created >= true.created
+    assert FakeSigner().trusts(mount)
 
 
 def test_an_older_disk_does_not_take_the_place_of_a_newer(sending: Sending) -> None:

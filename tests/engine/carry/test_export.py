@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from export_place import FakeSigner, MemoryPlace
 
 from cache.carry.artifact import RECORDS_TYPE
-from cache.carry.entry import CacheEntry
+from cache.carry.entry import CacheEntry, CarriedBlob
 from cache.carry.index import CacheIndex, parse_index
 from cache.index import Kind
 from cache.results import Layer
 from cache.store import Store
 from engine.carry.export import OpenTarget
-from engine.carry.records import read_records
+from engine.carry.records import pack_records, read_records
 from engine.carry.settle import Signs
 from engine.carry.spec import CacheMode, CacheSource, CacheTarget, CacheType
 from engine.events import Note, TransferProgress, WarningRaised
@@ -239,6 +240,90 @@ def test_nobody_signs_a_layer_that_is_only_said_to_be_the_same(shipping: Shippin
     shipping.build()
     assert lie not in {layer.digest for layer in shipping.index.layers().values()}
     assert all(FakeSigner().trusts(entry) for entry in shipping.index.entries.values())
+
+
+COPYING = "FROM base AS tools\nRUN write tool made\nFROM base\nCOPY --from=tools /tool /tool\n"
+
+
+def copying(shipping: Shipping) -> CacheEntry:
+    """The entry of the step that copies, once what it copies from has gone from the store and nobody looks at it."""
+    store, plan = shipping.workshop.store, shipping.workshop.plan(COPYING)
+    for planned in plan.counted():
+        if planned.step.stage == "tools":
+            store.index.drop(Kind.RESULT, planned.key)
+    shipping.build(COPYING)
+    (key,) = (planned.key for planned in plan.counted() if planned.step.stage != "tools")
+    return shipping.index.entries[key]
+
+
+def forge(shipping: Shipping, **changes: object) -> None:
+    """As if somebody else had written that into every entry."""
+    when = {"created": changes.pop("created")} if "created" in changes else {}
+    entries = {
+        key: replace(entry, result=replace(entry.result, **when), **changes)  # type: ignore[arg-type]
+        for key, entry in shipping.index.entries.items()
+    }
+    shipping.place.index = replace(shipping.index, entries=entries)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_nobody_signs_a_content_key_that_others_wrote(shipping: Shipping, signed: bool) -> None:
+    shipping.signer = FakeSigner() if signed else None
+    shipping.build(COPYING)
+    shipping.signer = FakeSigner()
+    forge(shipping, content="sha256:" + "5" * 64)
+    entry = copying(shipping)
+    assert entry.content == entry.key
+    assert FakeSigner().trusts(entry)
+
+
+def test_a_content_key_that_we_signed_stays_where_it_is_not_known_now(shipping: Shipping) -> None:
+    shipping.signer = FakeSigner()
+    shipping.build(COPYING)
+    before = dict(shipping.index.entries)
+    entry = copying(shipping)
+    assert entry.content not in (entry.key, "")
+    assert shipping.index.entries == before
+    # Nor does a newer result of the same files lose it.
+    aged = replace(entry, result=replace(entry.result, created=1000.0), signatures=())
+    shipping.place.index = replace(shipping.index, entries={entry.key: FakeSigner().sign(aged)})
+    newer = copying(shipping)
+    assert (newer.content, newer.result.created > 1000, FakeSigner().trusts(newer)) == (entry.content, True, True)
+
+
+def test_nobody_signs_a_time_that_others_wrote(shipping: Shipping, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipping.signer = FakeSigner()
+    shipping.build()
+    true = {key: round(entry.result.created) for key, entry in shipping.index.entries.items()}
+    forge(shipping, created=max(true.values()) + 1000.0)
+    monkeypatch.setattr("engine.carry.settle.time", SimpleNamespace(time=lambda: max(true.values()) + 2000.0))
+    shipping.build()
+    assert {key: round(entry.result.created) for key, entry in shipping.index.entries.items()} == true
+    assert all(FakeSigner().trusts(entry) for entry in shipping.index.entries.values())
+
+
+def test_nobody_signs_records_that_others_wrote(shipping: Shipping) -> None:
+    shipping.build()
+    pack = pack_records({})
+    shipping.place.blobs[pack.digest] = pack.data
+    forge(shipping, records=pack.digest)
+    packs = {pack.digest: CarriedBlob(pack.digest, len(pack.data))}
+    shipping.place.index = replace(shipping.index, packs={**shipping.index.packs, **packs})
+    shipping.signer = FakeSigner()
+    shipping.build()
+    assert pack.digest not in {entry.records for entry in shipping.index.entries.values()}
+    assert read_records(shipping.place, shipping.index, shipping.index.entries).keys() == shipping.index.entries.keys()
+
+
+def test_who_signs_names_the_records_that_are_there_if_they_are_true(shipping: Shipping) -> None:
+    shipping.signer = FakeSigner("one")
+    shipping.build()
+    shipping.forget()
+    shipping.signer = FakeSigner("two")
+    shipping.build("FROM base\nCOPY a /a\n")
+    assert shipping.place.sent == []
+    (both,) = (entry for entry in shipping.index.entries.values() if FakeSigner("two").trusts(entry))
+    assert FakeSigner("one").trusts(both)
 
 
 def test_a_newer_result_of_a_step_takes_the_place_of_the_older(shipping: Shipping) -> None:
