@@ -76,7 +76,7 @@ class CarriedResults:
             new = {layer for layer in taken if layer is not None and layer in steps} - self._handed
             self._waiting |= new
             self._handed |= new
-        return replace(found.entry.result, steps=taken)
+        return replace(found.entry.result, steps=taken, hearsay=not found.vouched)
 
     def _plain(self, layer: Layer) -> Layer | None:
         """The layer as this store would have made it, if it did. A blob that merely has that name may be anything: one

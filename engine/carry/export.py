@@ -163,6 +163,8 @@ class _Export:
     """The digests of blobs that are known to be at the place."""
     own: dict[str, CacheEntry] = field(default_factory=dict)
     """What this build says of steps, by key."""
+    hearsay: set[str] = field(default_factory=set)
+    """The keys of those that are not signed."""
     pack: RecordPack | None = None
     day: int = field(default_factory=lambda: int(time.time()) // _DAY)
     entries: int = 0
@@ -178,6 +180,8 @@ class _Export:
             entry = self.outcome.entry(step, carried, self.day)
             if entry is not None:
                 self.own[step.key] = entry
+                if self.outcome.results[step.step.id].hearsay:
+                    self.hearsay.add(step.key)
         self._look(index)
         self._look_into_records(index)
         # What is not as the place has it goes there; for the rest the place's own blobs do.
@@ -186,6 +190,7 @@ class _Export:
         blobs = [self._blob(layer) for layer in layers.values()]
         blobs += self._pack(index, [step for step in planned if step.key in new])
         sent = self._send([*blobs, *self._disks(index)])
+        self._tell_unsigned(index)
         if self._change(index) is index or not place.publish(self._change):
             self.entries = self.mounts = 0
         self._tell(sent)
@@ -259,7 +264,8 @@ class _Export:
         self.there.update(digest for digest, is_there in zip(asked, found, strict=True) if is_there)
 
     def _settled(self, index: CacheIndex, key: str) -> CacheEntry:
-        return settled(self.own[key], index.entries.get(key), self.there, self.opened.signer)
+        old, signer = index.entries.get(key), self.opened.signer
+        return settled(self.own[key], old, self.there, signer, hearsay=key in self.hearsay)
 
     def _is_new(self, index: CacheIndex, key: str) -> bool:
         """Whether something of a step has to go out: it is told otherwise there, or its blobs have gone."""
@@ -340,6 +346,16 @@ class _Export:
             if signed != old and signed.digest in self.there:
                 found[signed.identity] = signed
         return found
+
+    def _tell_unsigned(self, index: CacheIndex) -> None:
+        signer = self.opened.signer
+        if signer is None:
+            return
+        unsigned = sum(not signer.trusts(self._settled(index, key)) for key in self.hearsay)
+        if unsigned:
+            steps = f"{unsigned} step" + "s" * (unsigned != 1)
+            message = f"not signed, as what was made of a cache read without verify-key=: {steps}"
+            self.exporter.observer(WarningRaised(message, "cache-unsigned"))
 
     def _tell(self, sent: int) -> None:
         if not (self.entries or self.mounts or sent):

@@ -53,6 +53,8 @@ class Shipping:
         self.source: MemoryPlace | None = None
         """What builds find with --cache-from."""
         self.signer: Signs | None = None
+        self.keys: tuple[Path, ...] = ()
+        """Of what is found there."""
 
     def open(self, target: CacheTarget) -> OpenTarget:
         return OpenTarget(target, self.place, self.signer)
@@ -61,15 +63,17 @@ class Shipping:
         wanted = {name: options.pop(name) for name in ("ignore_error", "mounts") if name in options}
         target = CacheTarget(CacheType.FSSPEC, "memory://here", mode=mode, **wanted)  # type: ignore[arg-type]
         further = {name: options.pop(name) for name in ("platforms", "secrets") if name in options}
+        source = CacheSource(CacheType.FSSPEC, "memory://there", verify_keys=self.keys)
         request = replace(
             self.workshop.request(text, **options),  # type: ignore[arg-type]
             cache_to=(target,),
-            cache_from=(CacheSource(CacheType.FSSPEC, "memory://there"),) if self.source is not None else (),
+            cache_from=(source,) if self.source is not None else (),
             **further,  # type: ignore[arg-type]
         )
         driver = self.workshop.driver
         driver.open_source = lambda source: self.source or self.place
         driver.open_target = self.open
+        driver.open_trust = lambda keys: FakeSigner(keys[0].name)
         return driver.build(request)
 
     @property
@@ -81,6 +85,10 @@ class Shipping:
         self.place.sent.clear()
         self.workshop.events.clear()
         self.place.published = 0
+
+    @property
+    def warnings(self) -> list[str]:
+        return [event.code for event in self.workshop.events if isinstance(event, WarningRaised)]
 
     @property
     def notes(self) -> list[str]:
@@ -324,6 +332,70 @@ def test_who_signs_names_the_records_that_are_there_if_they_are_true(shipping: S
     assert shipping.place.sent == []
     (both,) = (entry for entry in shipping.index.entries.values() if FakeSigner("two").trusts(entry))
     assert FakeSigner("one").trusts(both)
+
+
+@pytest.mark.parametrize("known", [3, 2, 1])
+@pytest.mark.parametrize("vouched", [True, False])
+def test_nobody_signs_what_an_unsigned_cache_said(
+    shipping: Shipping, tmp_path: Path, vouched: bool, known: int
+) -> None:
+    """Nor what was made of it, now or in a later build."""
+    text = "FROM base AS tools\nRUN write a 1\nFROM base\nCOPY --from=tools /a /a\nRUN write b 2\n"
+    theirs = Shipping(shipping.workshop)
+    theirs.signer = FakeSigner("theirs")
+    theirs.build(text)
+    keys = [planned.key for planned in shipping.workshop.plan(text).counted()]
+    theirs.place.index = theirs.index.only(lambda one: isinstance(one, CacheEntry) and one.key in keys[:known])
+    shipping.signer = FakeSigner()
+    shipping.keys = (Path("theirs"),) if vouched else ()
+    with Store(tmp_path / "other") as other:
+        shipping.workshop.store = other
+        for source in (theirs.place, None):
+            shipping.source = source
+            shipping.place = MemoryPlace()
+            assert shipping.build(text).run == (3 - known if source else 0)
+            assert {FakeSigner().trusts(entry) for entry in shipping.index.entries.values()} == {vouched}
+            assert ("cache-unsigned" in shipping.warnings) is not vouched
+            shipping.forget()
+
+
+def test_nobody_signs_what_is_found_by_what_an_unsigned_cache_said(shipping: Shipping, tmp_path: Path) -> None:
+    text = "FROM base AS tools\n{first}\nFROM base\nCOPY --from=tools /a /a\nRUN write b 2\n"
+    one, two = text.format(first="RUN write a 1"), text.format(first='RUN ["write a 1"]')
+    theirs = Shipping(shipping.workshop)
+    theirs.build(one)
+    tools, copied, ran = (planned.key for planned in shipping.workshop.plan(one).counted())
+    shipping.signer = FakeSigner()
+
+    def unsigned(store: Store, text: str, *known: str) -> int:
+        shipping.workshop.store = store
+        shipping.source = MemoryPlace(blobs=theirs.place.blobs)
+        shipping.source.index = theirs.index.only(lambda one: isinstance(one, CacheEntry) and one.key in known)
+        shipping.place = MemoryPlace()
+        shipping.build(text)
+        assert len(shipping.index.entries) == 3
+        return sum(not FakeSigner().trusts(entry) for entry in shipping.index.entries.values())
+
+    with Store(tmp_path / "above") as other:
+        # What stands on files made here is hearsay still, if it comes from there.
+        assert unsigned(other, two, copied, ran) == 2
+    with Store(tmp_path / "below") as other:
+        assert unsigned(other, two) == 0
+        # And so is what was made here of files that are said to be what another step came to.
+        assert unsigned(other, one, tools) == 3
+
+
+def test_what_we_signed_stays_signed_after_a_build_from_an_unsigned_cache(shipping: Shipping, tmp_path: Path) -> None:
+    shipping.signer = FakeSigner()
+    shipping.build()
+    before = dict(shipping.index.entries)
+    shipping.source = shipping.place
+    shipping.forget()
+    with Store(tmp_path / "other") as other:
+        shipping.workshop.store = other
+        shipping.build()
+    assert shipping.index.entries == before
+    assert shipping.warnings == []
 
 
 def test_a_newer_result_of_a_step_takes_the_place_of_the_older(shipping: Shipping) -> None:
