@@ -29,7 +29,7 @@ from cache.carry.durable import (
 )
 from cache.carry.index import CacheIndex
 from cache.carry.layout import LAYOUT, Listing, References
-from cache.carry.place import Change, Sink
+from cache.carry.place import Change, Lost, Sink
 from cache.carry.stream import CHUNK, check, copy_checked, damaged, missing
 from cache.files import sync_directory
 from cache.locks import locked
@@ -40,6 +40,8 @@ KEPT_SECONDS = 3600
 
 _READS = 5
 """How often `read` begins again because the folder was changed meanwhile."""
+_LOST = frozenset({"cache-damaged", "cache-blob-missing"})
+"""What is the matter with an index that is written anew."""
 _OURS = frozenset({"blobs", "oci-layout", ".mbuild"})
 
 
@@ -85,6 +87,16 @@ class FolderCache:
         raise TransferError(
             f"the {self.label} was changed again and again while it was read", code="cache-busy", hint="try again"
         )
+
+    def known(self, lost: Lost) -> CacheIndex:
+        """As in CachePlace."""
+        try:
+            return self.read()
+        except TransferError as error:
+            if error.code not in _LOST:
+                raise
+            lost(error)
+            return CacheIndex()
 
     def fetch(self, digest: str, size: int, sink: Sink) -> None:
         """Raises TransferError (`cache-blob-missing`), UntrustedDataError (`cache-damaged`), HostError, and what
@@ -139,7 +151,7 @@ class FolderCache:
             except StoreError as error:
                 raise unusable(self.label, error.message) from error
             listed = self._listed()
-            old, sound = self._known(listed)
+            old, sound = self._old(listed)
             new = change(old).whole(self._sizes()).trimmed()
             if new == old and sound:
                 return False
@@ -158,12 +170,12 @@ class FolderCache:
     def close(self) -> None:
         """It holds nothing."""
 
-    def _known(self, listed: Listing) -> tuple[CacheIndex, bool]:
+    def _old(self, listed: Listing) -> tuple[CacheIndex, bool]:
         """What is there, and whether it is to be written anew in any case."""
         try:
             return self._index_of(listed), listed.find(self._tag) is not None
         except TransferError as error:
-            if error.code not in ("cache-damaged", "cache-blob-missing"):
+            if error.code not in _LOST:
                 raise
             return CacheIndex(), False
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from cache.carry.artifact import pack_index, unpack_index
 from cache.carry.filesystem import PART, RemoteFiles
 from cache.carry.index import MAX_BYTES, CacheIndex
-from cache.carry.place import Change, Sink
+from cache.carry.place import Change, Lost, Sink
 from cache.carry.stream import damaged, missing
 from machinefile.errors import TransferError, UntrustedDataError
 
@@ -78,6 +78,15 @@ class ObjectCache:
         found = self._segments()
         if found.unread and not found.names:
             raise found.unread
+        return found.index
+
+    def known(self, lost: Lost) -> CacheIndex:
+        """As in CachePlace."""
+        found = self._segments()
+        if found.unread and not found.names:
+            if found.unread.code == "cache-version":
+                raise found.unread
+            lost(found.unread)
         return found.index
 
     def fetch(self, digest: str, size: int, sink: Sink) -> None:
@@ -145,7 +154,7 @@ class ObjectCache:
                     index = index.merged(unpack_index(data, f"index/{one.name} at {self.label}"))
                     names.append(one.name)
                 except UntrustedDataError as error:
-                    unread = error
+                    unread = error if unread is None or error.code == "cache-version" else unread
             else:
                 self._needed = frozenset(index.blobs())
                 return _Segments(tuple(names), index, unread, len(named) > len(newest))

@@ -173,7 +173,7 @@ class _Export:
 
     def run(self) -> Exported:
         place = self.opened.place
-        index = place.read()
+        index = place.known(self._begin_anew)
         planned = self.outcome.steps(self.opened.target.mode)
         carried = self._carried(index, planned)
         for step in planned:
@@ -195,6 +195,10 @@ class _Export:
             self.entries = self.mounts = 0
         self._tell(sent)
         return Exported(place.label, self.entries, self.mounts, sent)
+
+    def _begin_anew(self, error: TransferError) -> None:
+        message = f"the index of the cache in {self.opened.place.label} is written anew: {error.message}"
+        self.exporter.observer(WarningRaised(message, error.code))
 
     def _carried(self, index: CacheIndex, planned: Sequence[PlannedStep]) -> dict[str, Layer]:
         """What the layers of steps go out as, by diff id."""

@@ -23,7 +23,7 @@ from cache.carry.artifact import (
 )
 from cache.carry.entry import CacheEntry, CarriedMount
 from cache.carry.index import MAX_BYTES, MEDIA_TYPE, CacheIndex
-from cache.carry.place import Change, Sink
+from cache.carry.place import Change, Lost, Sink
 from engine.carry.inline import parse_inline
 from engine.carry.tagged import as_plain_image, is_plain_image, recognise, without_cache
 from engine.events import Observer, ignore
@@ -114,6 +114,10 @@ class RegistryCache:
             return self._index(found)
         return self._inside(found, data)
 
+    def known(self, lost: Lost) -> CacheIndex:
+        """As in CachePlace. An image is refused even if there is a cache in it."""
+        return self._published(lost).index
+
     def fetch(self, digest: str, size: int, sink: Sink) -> None:
         """As in CachePlace; the digest is checked here too."""
         self._client().blob(self._reference, Descriptor("", digest, size), sink, quiet=True, direct=True)
@@ -163,7 +167,7 @@ class RegistryCache:
     def close(self) -> None:
         """As in CachePlace: nothing, the client is its giver's."""
 
-    def _published(self) -> _Published:
+    def _published(self, lost: Lost = lambda error: None) -> _Published:
         """The artifact that is there now; an index that got lost, or is damaged, is begun anew."""
         data = self._client().own_manifest(self._reference, scope=push_scope(self._reference.repository))
         if data is None:
@@ -180,6 +184,7 @@ class RegistryCache:
             return replace(there, index=self._index(found))
         except TransferError as error:
             if error.code in _LOST or error.code == "cache-invalid":
+                lost(error)
                 return there
             raise
 
