@@ -110,7 +110,7 @@ def test_no_field_was_forgotten() -> None:
     """Whoever adds a field decides whether it is signed, and says so here."""
     signed = {"key", "content", "result", "records"}
     assert set(CacheEntry.__slots__) == signed | {"used", "signatures"}
-    assert set(StepResult.__slots__) == {"steps", "created"} | {"seconds"}
+    assert set(StepResult.__slots__) == {"steps", "created"} | {"seconds", "hearsay"}
     assert set(CarriedMount.__slots__) == {"identity", "id", "digest", "size", "created", "signatures"}
 
 
