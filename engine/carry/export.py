@@ -35,6 +35,8 @@ PARALLEL = 4
 _DAY = 86400
 _REFRESH_DAYS = 7
 """How old the day of an entry's last use must be to be a reason of its own for writing."""
+_WRONG_CLOCK = 300
+"""Seconds that other machines' clocks may be ahead of ours."""
 _MOST_PACKS = 8
 """Packs of records that are looked into before a key signs what others sent."""
 
@@ -302,7 +304,7 @@ class _Export:
         old = index.mounts.get(disk.mount.identity)
         if old is not None and old.digest == disk.mount.digest:
             return old.digest not in self.there
-        return old is None or disk.changed > old.created
+        return old is None or _is_ahead(old) or disk.changed > old.created
 
     def _send(self, blobs: Iterable[_Blob]) -> int:
         """Send what is not there; gives how many bytes that were."""
@@ -342,7 +344,7 @@ class _Export:
             mount, old, signer = disk.mount, index.mounts.get(disk.mount.identity), self.opened.signer
             if old is not None and old.digest == mount.digest:
                 # Who signs takes over no time that the same key has not signed.
-                known = signer is None or signer.trusts(old)
+                known = (signer is None or signer.trusts(old)) and not _is_ahead(old)
                 mount = old if known and (old.id, old.size) == (mount.id, mount.size) else mount
             elif not self._newer(disk, index):
                 continue
@@ -369,3 +371,8 @@ class _Export:
         mounts = f", {self.mounts} cache mount" + "s" * (self.mounts != 1) if self.mounts else ""
         what = f"{steps}{mounts}, {sent} bytes sent"
         self.exporter.observer(Note(f"the cache in {self.opened.place.label} has {what}"))
+
+
+def _is_ahead(mount: CarriedMount) -> bool:
+    """Whether it says that it was sent at a time that is to come: that says nothing."""
+    return mount.created > time.time() + _WRONG_CLOCK

@@ -299,12 +299,27 @@ def test_an_older_disk_does_not_take_the_place_of_a_newer(sending: Sending) -> N
     theirs = b"of another machine"
     digest = "sha256:" + hashlib.sha256(theirs).hexdigest()
     sending.place.blobs[digest] = theirs
-    for created, kept in ((mount.created + 3600, True), (mount.created - 3600, False)):
+    # What is yet to come was sent by a machine whose clock is wrong.
+    for ahead, kept in ((100, True), (-3600, False), (3600, False)):
+        created = mount.created + ahead
         newer = replace(mount, digest=digest, size=len(theirs), created=created)
         sending.place.index = replace(sending.place.index, mounts={mount.identity: newer})
         sending.build("c")
         (now,) = sending.place.index.mounts.values()
         assert (now.digest == digest) is kept
+
+
+@pytest.mark.parametrize("signer", [None, FakeSigner()], ids=["unsigned", "signed"])
+def test_no_time_that_is_to_come_stays(sending: Sending, signer: FakeSigner | None) -> None:
+    sending.signer = signer
+    sending.build("c")
+    (true,) = sending.place.index.mounts.values()
+    ahead = replace(true, created=true.created + 3600)
+    ahead = signer.sign(ahead) if signer else ahead
+    sending.place.index = replace(sending.place.index, mounts={true.identity: ahead})
+    sending.build("c")
+    (now,) = sending.place.index.mounts.values()
+    assert true.created <= now.created < ahead.created
 
 
 def test_caches_that_begin_with_files_count_when_a_step_had_them(sending: Sending) -> None:
