@@ -162,7 +162,11 @@ class Driver:
                     run |= build.run_steps
                     restores += sandbox.starts
             exports = self._export(exporter, prepared.plan, build, supply)
-            imported = prepared.imported()
+            imported = sum(
+                prepared.results.is_carried(planned.key, build.results[planned.step.id])
+                for planned in prepared.plan.counted()
+                if planned.step.id in build.results and planned.step.id not in run
+            )
         seconds = time.monotonic() - begun
         hit = len(plan.counted()) - len(run)
         shown = tuple(Reference.parse(name).short for name in request.names)

@@ -134,7 +134,7 @@ class FolderCache:
         """Raises HostError (`cache-folder`), UntrustedDataError (`digest-mismatch`), InterruptedBuildError."""
         if self.has(digest, size):
             return
-        self._prepare()
+        self.prepare()
         with open_blob() as source:
             self._write(self._blob(digest), lambda sink: copy_checked(source, sink, digest, size, self._cancelled))
 
@@ -144,7 +144,7 @@ class FolderCache:
         An index that is damaged is written anew. Raises HostError (`cache-folder`), UntrustedDataError
         (`cache-invalid`, `cache-version`) for a folder that has something else there, InterruptedBuildError.
         """
-        self._prepare()
+        self.prepare()
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked(self._own, "publish", cancelled=self._cancelled))
@@ -215,7 +215,8 @@ class FolderCache:
     def _blob(self, digest: str) -> Path:
         return self._blobs / digest.removeprefix("sha256:")
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Make the folder. Raises HostError (`cache-folder`) where that cannot be, or something else is in it."""
         with folder_errors(self.label):
             if self._path.is_dir() and not (self._path / "index.json").exists():
                 # Somebody who makes the cache at this moment may write the index between the two looks.

@@ -14,6 +14,9 @@ from engine.layers.limits import LayerLimits
 
 Steps = tuple[Layer | None, ...]
 
+_ByContent = tuple[Layer | None, float, float]
+"""What stays of a result that was found by its content, whatever it stands on."""
+
 _LAYER_TYPES = frozenset({mediatype.OCI_LAYER, mediatype.OCI_LAYER_GZIP, mediatype.OCI_LAYER_ZSTD})
 
 
@@ -29,6 +32,7 @@ class CarriedResults:
         self._waiting: set[Layer] = set()
         self._handed: set[Layer] = set()
         self._given: dict[str, tuple[Found, StepResult]] = {}
+        self._by_content: set[_ByContent] = set()
 
     def by_definition(self, key: str, depth: int) -> Iterator[StepResult]:
         """The results under a definition key of a step that is the `depth`th since FROM; 0 for any."""
@@ -44,7 +48,9 @@ class CarriedResults:
         for found in self.caches.by_content(key):
             steps = found.entry.result.steps[-1:]
             if steps and self._acceptable(steps):
-                yield self._taken(found, steps)
+                result = self._taken(found, steps)
+                self._by_content.add(_by_content(result))
+                yield result
 
     def source_of(self, key: str, result: StepResult) -> Found | None:
         """Where a result under a definition key came from; None for one that is no other cache's."""
@@ -53,7 +59,7 @@ class CarriedResults:
 
     def gave(self, key: str, result: StepResult) -> bool:
         """Whether a result came from here, under a definition key or for its content."""
-        return self.source_of(key, result) is not None or any(layer in self._handed for layer in result.layers)
+        return self.source_of(key, result) is not None or _by_content(result) in self._by_content
 
     def is_waiting(self, layer: Layer) -> bool:
         """Whether a layer was handed out and not `settled` yet: nobody has looked whether it is what it should be."""
@@ -88,3 +94,7 @@ class CarriedResults:
         if not self._store.derived("layers", layer.diff_id).exists() or not self._store.blobs.is_sound(layer.diff_id):
             return None
         return Layer(layer.diff_id, layer.diff_id, size, mediatype.OCI_LAYER)
+
+
+def _by_content(result: StepResult) -> _ByContent:
+    return result.steps[-1] if result.steps else None, result.seconds, result.created

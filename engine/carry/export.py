@@ -28,7 +28,7 @@ from engine.output.compress import DEFAULT
 from engine.parallel import in_parallel
 from engine.plan import PlannedStep
 from engine.supply import LayerSupply
-from machinefile.errors import HostError, InterruptedBuildError, MbuildError, TransferError
+from machinefile.errors import HostError, InterruptedBuildError, MbuildError, StoreError, TransferError
 
 PARALLEL = 4
 """Blobs at a time."""
@@ -138,10 +138,14 @@ class Exporter:
             except InterruptedBuildError:
                 raise
             except MbuildError as error:
-                error.message = f"the cache could not be exported to {label}: {error.message}"
+                message = f"the cache could not be exported to {label}: {error.message}"
                 if opened.target.ignore_error:
-                    self.observer(WarningRaised(error.message, error.code))
+                    self.observer(WarningRaised(message, error.code))
+                elif isinstance(error, HostError) and not isinstance(error, StoreError):
+                    # A place that fails is no other failure for being a folder.
+                    failure = failure or TransferError(message, code=error.code, hint=error.hint)
                 else:
+                    error.message = message
                     failure = failure or error
         return ExportReport(tuple(exported), failure)
 

@@ -26,7 +26,7 @@ from engine.images import mediatype
 from engine.output.compress import DEFAULT
 from engine.report import BuildReport
 from engine.secrets import Secrets
-from machinefile.errors import HostError, StepError, TransferError, UsageError
+from machinefile.errors import HostError, StepError, StoreError, TransferError, UsageError
 from machinefile.platform import Platform
 
 if TYPE_CHECKING:
@@ -431,6 +431,20 @@ def test_a_failed_export_fails_after_all_else_is_there(shipping: Shipping) -> No
     assert report.exports.failure.exit_code == 4
     assert "memory" in report.exports.failure.message
     assert shipping.place.closed
+
+
+def test_a_folder_that_fails_is_a_place_that_fails(shipping: Shipping) -> None:
+    shipping.place.failure = HostError("the folder is full", code="cache-folder", hint="make room")
+    report = shipping.build()
+    assert report.exports is not None
+    failure = report.exports.failure
+    assert failure is not None
+    assert (failure.exit_code, failure.code, failure.hint) == (4, "cache-folder", "make room")
+    shipping.place.failure = StoreError("the store cannot be read", code="store-failed")
+    report = shipping.build()
+    assert report.exports is not None
+    assert report.exports.failure is not None
+    assert report.exports.failure.exit_code == 3
 
 
 def test_a_failed_export_that_may_fail_is_a_warning(shipping: Shipping) -> None:
