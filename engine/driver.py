@@ -408,7 +408,7 @@ class Driver:
             for platform, graph, result in zip(plan.platforms, plan.graphs, results, strict=True)
         ]
         built = gather(images, request.annotations, self.store)
-        self._keep(request, built)
+        self._keep(request, built, supply)
         self._machines(request, plan, images, layers)
         outputs = tuple(output for output in request.outputs if output.type is not OutputType.MACHINE)
         if outputs:
@@ -427,9 +427,10 @@ class Driver:
             )
         return built
 
-    def _keep(self, request: BuildRequest, built: Built) -> None:
-        """Give the image its names in the store, if all of it is there."""
-        if is_whole(built, self.store):
+    def _keep(self, request: BuildRequest, built: Built, supply: LayerSupply) -> None:
+        """Give the image its names in the store, if all of it is there and was checked."""
+        layers = [layer for image in built.images for layer in image.layers]
+        if is_whole(built, self.store) and supply.all_checked(layers):
             for name in request.names:
                 built.keep(name, self.store)
         else:

@@ -28,6 +28,7 @@ class CarriedResults:
         self._lock = threading.Lock()
         self._waiting: set[Layer] = set()
         self._handed: set[Layer] = set()
+        self._signed: set[Layer] = set()
         self._given: dict[str, tuple[Found, StepResult]] = {}
 
     def by_definition(self, key: str, depth: int) -> Iterator[StepResult]:
@@ -59,6 +60,10 @@ class CarriedResults:
         """Whether a layer was handed out and not `settled` yet: nobody has looked whether it is what it should be."""
         return layer in self._waiting
 
+    def is_signed(self, layer: Layer) -> bool:
+        """Whether a layer was handed out for an entry that a trusted key has signed."""
+        return layer in self._signed
+
     def settled(self, layer: Layer) -> None:
         """The layer is in the store, and is what it should be."""
         with self._lock:
@@ -76,6 +81,8 @@ class CarriedResults:
             new = {layer for layer in taken if layer is not None and layer in steps} - self._handed
             self._waiting |= new
             self._handed |= new
+            if found.signed:
+                self._signed.update(layer for layer in steps if layer is not None)
         return replace(found.entry.result, steps=taken)
 
     def _plain(self, layer: Layer) -> Layer | None:

@@ -44,6 +44,8 @@ class Found:
     entry: CacheEntry
     label: str
     """Of the place that it is in."""
+    signed: bool = False
+    """Whether a trusted key has signed it; False where none was named."""
 
 
 class RemoteCaches:
@@ -85,14 +87,14 @@ class RemoteCaches:
         for cache in self._loaded():
             entry = cache.index.entries.get(key)
             if entry is not None and self._counts(cache, entry, entry.result.steps):
-                yield Found(entry, cache.label)
+                yield Found(entry, cache.label, cache.trust is not None)
 
     def by_content(self, key: str) -> Iterator[Found]:
         """The entries under a content key: only their last step is asked for. Raises as `by_definition`."""
         for cache in self._loaded():
             for entry in cache.by_content.get(key, ()):
                 if self._counts(cache, entry, entry.result.steps[-1:]):
-                    yield Found(entry, cache.label)
+                    yield Found(entry, cache.label, cache.trust is not None)
 
     def refusal(self, key: str) -> str:
         """Why an entry under a definition key is not used though it is there, in words; empty when there is none."""
