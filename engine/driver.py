@@ -69,9 +69,6 @@ _LOST = ("blob-corrupt", "blob-missing")
 _MOST_LOSSES = 8
 """How often a build is taken up again for a blob that was lost: a disk that fails loses more than that."""
 
-_MOST_LOST = 3
-"""Layers that other caches may promise in vain before none of them is believed any more."""
-
 
 @dataclass
 class Driver:
@@ -277,13 +274,10 @@ class Driver:
         return caches
 
     def _without(self, lost: LostLayerError, prepared: Prepared) -> Prepared:
-        """A plan that does not count on a layer of another cache; on none, after a few that were lost."""
-        caches = prepared.carried.caches
-        caches.exclude(lost.digest)
+        """A plan that does not count on a layer of another cache."""
+        prepared.carried.lost(lost.layer)
         message = f"a layer of another cache cannot be used, and is made anew: {lost.message}"
         self.observer(WarningRaised(message, lost.code))
-        if caches.excluded > _MOST_LOST:
-            caches.exclude_all()
         return prepared.replanned(self.store)
 
     @contextmanager

@@ -27,7 +27,7 @@ class LostLayerError(TransferError):
 
     def __init__(self, layer: Layer, reason: str) -> None:
         super().__init__(reason, code="cache-layer-lost")
-        self.digest = layer.digest
+        self.layer = layer
 
 
 class LayerSupply:

@@ -27,7 +27,7 @@ class CarriedResults:
         self._limits = LayerLimits.from_environment()
         self._lock = threading.Lock()
         self._waiting: set[Layer] = set()
-        self._handed: set[Layer] = set()
+        self._handed: dict[Layer, Found] = {}
         self._signed: set[Layer] = set()
         self._given: dict[str, tuple[Found, StepResult]] = {}
 
@@ -64,6 +64,10 @@ class CarriedResults:
         """Whether a layer was handed out for an entry that a trusted key has signed."""
         return layer in self._signed
 
+    def lost(self, layer: Layer) -> None:
+        """A layer that was handed out cannot be had, or is not what it should be: it is not handed out again."""
+        self.caches.exclude(layer, self._handed[layer])
+
     def settled(self, layer: Layer) -> None:
         """The layer is in the store, and is what it should be."""
         with self._lock:
@@ -78,9 +82,9 @@ class CarriedResults:
         taken = tuple(layer and (self._plain(layer) or layer) for layer in steps)
         with self._lock:
             # What was checked once needs no second look.
-            new = {layer for layer in taken if layer is not None and layer in steps} - self._handed
-            self._waiting |= new
-            self._handed |= new
+            handed = {layer for layer in taken if layer is not None and layer in steps}
+            self._waiting |= handed - self._handed.keys()
+            self._handed.update(dict.fromkeys(handed, found))
             if found.signed:
                 self._signed.update(layer for layer in steps if layer is not None)
         return replace(found.entry.result, steps=taken)

@@ -504,6 +504,31 @@ def test_what_one_cache_lost_another_has(elsewhere: Elsewhere) -> None:
     assert len(elsewhere.places["other"].fetched) == 3
 
 
+def test_a_cache_that_lies_costs_another_nothing(elsewhere: Elsewhere) -> None:
+    """It says of the same blobs that they are something else, of more than are tolerated."""
+    text = "FROM base\n" + "".join(f"RUN write f{number} {number}\n" for number in range(8))
+    cold = elsewhere.fill(text)
+    elsewhere.places["other"] = MemoryCache(elsewhere.place.index, dict(elsewhere.place.blobs), "other")
+    elsewhere.place.change(lambda layer: replace(layer, diff_id=digest_of(layer.diff_id.encode())))
+    report = elsewhere.build(text)
+    assert (report.digest, report.run) == (cold.digest, 0)
+    assert 1 <= len(elsewhere.warnings()) <= 4
+
+
+def test_each_cache_may_lose_a_few_layers(elsewhere: Elsewhere) -> None:
+    """The first names layers that nobody has, more than are tolerated."""
+    stages = "".join(f"FROM base AS s{number}\nRUN write f{number} {number}\n" for number in range(6))
+    text = stages + "FROM base\n" + "".join(f"COPY --from=s{number} /f{number} /a\n" for number in range(6))
+    elsewhere.fill(text)
+    whole = MemoryCache(elsewhere.place.index, dict(elsewhere.place.blobs), "other")
+    lost = MemoryCache(elsewhere.place.index, label="lost")
+    lost.change(lambda layer: replace(layer, digest=digest_of(layer.digest.encode())))
+    elsewhere.places = {"lost": lost, "other": whole}
+    report = elsewhere.build(text.replace("/a", "/b"))
+    assert report.run == 6, "the copies"
+    assert elsewhere.warnings() == ["cache-layer-lost"] * 4
+
+
 def test_several_caches_have_each_a_part(elsewhere: Elsewhere) -> None:
     cold = elsewhere.fill()
     plan = elsewhere.first.plan(TEXT)
