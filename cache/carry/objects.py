@@ -60,7 +60,7 @@ class ObjectCache:
     """
 
     def __init__(self, url: str, options: Mapping[str, str], cancelled: threading.Event | None = None) -> None:
-        """Touches nothing yet. Raises UsageError (`usage`), HostError (`package-missing`)."""
+        """Raises as RemoteFiles, which touches most places not before they are asked."""
         self._cancelled = cancelled or threading.Event()
         self._files = RemoteFiles(url, options, self._cancelled)
         self._needed: frozenset[str] | None = None

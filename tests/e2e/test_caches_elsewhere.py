@@ -122,5 +122,11 @@ def test_a_cache_that_cannot_be_reached_is_a_warning(ci: Ci) -> None:
     context = ci.mbuild.context("FROM scratch\nCOPY f /f\n", f="f")
     done = ci.fresh().ok("--progress=plain", "--cache-from=type=registry,ref=127.0.0.1:9/no/cache:1", context)
     assert "cache-unavailable" in done.stderr
+    ftp = "ftp://127.0.0.1:1/cache"
+    done = ci.fresh().ok("--progress=plain", f"--cache-from={ftp}", f"--cache-to={ftp},ignore-error=true", context)
+    assert "cache-unavailable" in done.stderr
+    assert f"no cache goes to {ftp}" in done.stderr
+    done = ci.mbuild(f"--cache-to={ftp}", context)
+    assert done.returncode == 4, done.stderr
     done = ci.mbuild("--cache-from=type=local,src=nowhere,verify-key=none.pem", context)
     assert done.returncode == 2, done.stderr
