@@ -86,11 +86,16 @@ class RemoteFiles:
         Raises also UsageError (`usage`) for what is no URL, HostError (`package-missing`).
         """
         self._cancelled = cancelled
+        self._closed = threading.Event()
         self.label = without_login(url)
         self._system, root = self._tried("reaching it", lambda: _opened(url, options, self.label), _SECONDS)
         self._root = root.rstrip("/")
         protocol = self._system.protocol
         self._protocols = {protocol} if isinstance(protocol, str) else set(protocol)
+
+    def close(self) -> None:
+        """Who still waits for an answer waits no longer: that raises InterruptedBuildError, as all from now on does."""
+        self._closed.set()
 
     def list(self, folder: str) -> list[RemoteFile]:
         """The files in a folder; none where there is no such folder."""
@@ -223,10 +228,10 @@ class RemoteFiles:
         return f"{self._root}/{path}"
 
     def _once(self, call: Callable[[], _T]) -> _T:
-        return within(_PART_SECONDS, self._cancelled, call)
+        return within(_PART_SECONDS, self._cancelled, call, self._closed)
 
     def _tried(self, doing: str, call: Callable[[], _T], seconds: float) -> _T:
-        return self._again(doing, lambda: within(seconds, self._cancelled, call))
+        return self._again(doing, lambda: within(seconds, self._cancelled, call, self._closed))
 
     def _again(self, doing: str, work: Callable[[], _T]) -> _T:
         """Do it, some times at most. fsspec's file systems raise whatever the libraries below them do."""

@@ -123,7 +123,8 @@ class ObjectCache:
         return True
 
     def close(self) -> None:
-        """It holds nothing that must be given back."""
+        """As in CachePlace: who still reads it, in another thread, stops. The end of the process waits for them."""
+        self._files.close()
 
     def _segments(self) -> _Segments:
         for _ in range(_LISTINGS):

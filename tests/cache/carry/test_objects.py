@@ -376,6 +376,31 @@ def test_what_does_not_answer_is_not_waited_for_forever(flaky: ObjectCache, monk
     assert caught.value.code == "cache-timeout"
 
 
+def test_what_is_read_slowly_does_not_outlive_the_place(flaky: ObjectCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads that read segments are waited for when the process ends."""
+    put(flaky, "step", b"layer")
+    asked, release = threading.Event(), threading.Event()
+
+    def wait(*_: object, **__: object) -> None:
+        asked.set()
+        release.wait(60)
+
+    def read() -> None:
+        with pytest.raises(InterruptedBuildError):
+            flaky.read()
+        stopped.append(True)
+
+    stopped: list[bool] = []
+    monkeypatch.setattr(Flaky, "cat_file", wait)
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    assert asked.wait(30)
+    flaky.close()
+    reader.join(20)
+    release.set()
+    assert stopped
+
+
 def test_a_stopped_build_does_not_wait_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     cancelled, release = threading.Event(), threading.Event()
