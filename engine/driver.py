@@ -69,9 +69,6 @@ _LOST = ("blob-corrupt", "blob-missing")
 _MOST_LOSSES = 8
 """How often a build is taken up again for a blob that was lost: a disk that fails loses more than that."""
 
-_MOST_LOST = 3
-"""Layers that other caches may promise in vain before none of them is believed any more."""
-
 
 @dataclass
 class Driver:
@@ -281,13 +278,10 @@ class Driver:
         return caches
 
     def _without(self, lost: LostLayerError, prepared: Prepared) -> Prepared:
-        """A plan that does not count on a layer of another cache; on none, after a few that were lost."""
-        caches = prepared.carried.caches
-        caches.exclude(lost.digest)
+        """A plan that does not count on a layer of another cache."""
+        prepared.carried.lost(lost.layer)
         message = f"a layer of another cache cannot be used, and is made anew: {lost.message}"
         self.observer(WarningRaised(message, lost.code))
-        if caches.excluded > _MOST_LOST:
-            caches.exclude_all()
         return prepared.replanned(self.store)
 
     @contextmanager
@@ -412,7 +406,7 @@ class Driver:
             for platform, graph, result in zip(plan.platforms, plan.graphs, results, strict=True)
         ]
         built = gather(images, request.annotations, self.store)
-        self._keep(request, built)
+        self._keep(request, built, supply)
         self._machines(request, plan, images, layers)
         outputs = tuple(output for output in request.outputs if output.type is not OutputType.MACHINE)
         if outputs:
@@ -431,9 +425,10 @@ class Driver:
             )
         return built
 
-    def _keep(self, request: BuildRequest, built: Built) -> None:
-        """Give the image its names in the store, if all of it is there."""
-        if is_whole(built, self.store):
+    def _keep(self, request: BuildRequest, built: Built, supply: LayerSupply) -> None:
+        """Give the image its names in the store, if all of it is there and was checked."""
+        layers = [layer for image in built.images for layer in image.layers]
+        if is_whole(built, self.store) and supply.all_checked(layers):
             for name in request.names:
                 built.keep(name, self.store)
         else:

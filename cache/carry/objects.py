@@ -60,7 +60,7 @@ class ObjectCache:
     """
 
     def __init__(self, url: str, options: Mapping[str, str], cancelled: threading.Event | None = None) -> None:
-        """Touches nothing yet. Raises UsageError (`usage`), HostError (`package-missing`)."""
+        """Raises as RemoteFiles, which touches most places not before they are asked."""
         self._cancelled = cancelled or threading.Event()
         self._files = RemoteFiles(url, options, self._cancelled)
         self._needed: frozenset[str] | None = None
@@ -132,7 +132,8 @@ class ObjectCache:
         return True
 
     def close(self) -> None:
-        """It holds nothing that must be given back."""
+        """As in CachePlace: who still reads it, in another thread, stops. The end of the process waits for them."""
+        self._files.close()
 
     def _segments(self) -> _Segments:
         for _ in range(_LISTINGS):

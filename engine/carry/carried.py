@@ -30,7 +30,8 @@ class CarriedResults:
         self._limits = LayerLimits.from_environment()
         self._lock = threading.Lock()
         self._waiting: set[Layer] = set()
-        self._handed: set[Layer] = set()
+        self._handed: dict[Layer, Found] = {}
+        self._signed: set[Layer] = set()
         self._given: dict[str, tuple[Found, StepResult]] = {}
         self._by_content: set[_ByContent] = set()
 
@@ -65,6 +66,14 @@ class CarriedResults:
         """Whether a layer was handed out and not `settled` yet: nobody has looked whether it is what it should be."""
         return layer in self._waiting
 
+    def is_signed(self, layer: Layer) -> bool:
+        """Whether a layer was handed out for an entry that a trusted key has signed."""
+        return layer in self._signed
+
+    def lost(self, layer: Layer) -> None:
+        """A layer that was handed out cannot be had, or is not what it should be: it is not handed out again."""
+        self.caches.exclude(layer, self._handed[layer])
+
     def settled(self, layer: Layer) -> None:
         """The layer is in the store, and is what it should be."""
         with self._lock:
@@ -79,10 +88,12 @@ class CarriedResults:
         taken = tuple(layer and (self._plain(layer) or layer) for layer in steps)
         with self._lock:
             # What was checked once needs no second look.
-            new = {layer for layer in taken if layer is not None and layer in steps} - self._handed
-            self._waiting |= new
-            self._handed |= new
-        return replace(found.entry.result, steps=taken, hearsay=not found.vouched)
+            handed = {layer for layer in taken if layer is not None and layer in steps}
+            self._waiting |= handed - self._handed.keys()
+            self._handed.update(dict.fromkeys(handed, found))
+            if found.signed:
+                self._signed.update(layer for layer in steps if layer is not None)
+        return replace(found.entry.result, steps=taken, hearsay=not found.signed)
 
     def _plain(self, layer: Layer) -> Layer | None:
         """The layer as this store would have made it, if it did. A blob that merely has that name may be anything: one

@@ -91,7 +91,7 @@ def open_exporter(
 ) -> Iterator[Exporter]:
     """Open the places, and close them when the context is left. One that cannot be opened, and may fail, is left out.
 
-    Raises UsageError, HostError.
+    Raises UsageError, HostError, TransferError.
     """
     with ExitStack() as stack:
         found: list[OpenTarget] = []

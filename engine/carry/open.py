@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PlaceOpener:
-    """What it takes to reach the places. Opening one asks nobody anything yet."""
+    """What it takes to reach the places. Opening one asks nobody anything yet, a few object stores excepted."""
 
     store: Store
     client: Callable[[], RegistryClient]
@@ -31,7 +31,7 @@ class PlaceOpener:
     cancelled: threading.Event
 
     def source(self, source: CacheSource) -> CachePlace:
-        """Raises UsageError, HostError for a package that is not there."""
+        """Raises UsageError, HostError for a package that is not there, TransferError for a server that is not."""
         return self._open(source)
 
     def target(self, target: CacheTarget) -> OpenTarget:

@@ -6,9 +6,10 @@ import io
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import BinaryIO
 
 from cache.carry.artifact import (
@@ -202,30 +203,28 @@ class RegistryCache:
         return b"".join(parts)
 
     def _inside(self, found: Manifest | Index, data: bytes) -> CacheIndex:
-        """What images say of their own layers."""
-        images = [data] if isinstance(found, Manifest) else self._images(found)
-        read = in_parallel([partial(self._inline, image) for image in images], PARALLEL, self._cancelled)
-        told = [one for one in read if one is not None]
-        if not told:
+        """What images say of their own layers. A few images at a time: each may say as much as an index may hold."""
+        images = iter([data]) if isinstance(found, Manifest) else self._images(found)
+        merged: CacheIndex | None = None
+        while few := list(islice(images, PARALLEL)):
+            for one in in_parallel([partial(self._inline, image) for image in few], PARALLEL, self._cancelled):
+                if one is not None:
+                    merged = (merged or CacheIndex()).merged(one)
+        if merged is None:
             raise without_cache(self._name)
-        merged = CacheIndex()
-        for index in told:
-            merged = merged.merged(index)
         return merged
 
-    def _images(self, index: Index) -> list[bytes]:
+    def _images(self, index: Index) -> Iterator[bytes]:
         """The manifests of the images in an index; attestations are for no platform that anything runs on."""
         wanted = [
             child
             for child in index.manifests
             if child.media_type in mediatype.MANIFESTS and (child.platform is None or child.platform.os != "unknown")
         ]
-        found = []
         for child in wanted[:_MOST_IMAGES]:
             data = self._client().own_manifest(self._reference.pinned(child.digest))
             if data is not None:
-                found.append(data)
-        return found
+                yield data
 
     def _inline(self, data: bytes, stop: threading.Event) -> CacheIndex | None:
         if stop.is_set():
