@@ -52,6 +52,9 @@ class StepResult:
     """How long the step took when it ran."""
     created: float = 0.0
     """When it ran, in seconds since 1970: for showing and for collection, never for keys."""
+    hearsay: bool = False
+    """Whether it, or something that it was made from, is what another cache said and nobody vouched for: no key of ours
+    signs it."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -60,11 +63,12 @@ class StepResult:
 
     def to_json(self) -> dict[str, object]:
         """As the index keeps it."""
-        return {
+        said: dict[str, object] = {
             "steps": [layer and layer.to_json() for layer in self.steps],
             "seconds": self.seconds,
             "created": self.created,
         }
+        return said | ({"hearsay": True} if self.hearsay else {})
 
     @classmethod
     def from_json(cls, value: object) -> StepResult:
@@ -74,7 +78,8 @@ class StepResult:
                 "steps": list(steps),
                 "seconds": int() | float() as seconds,
                 "created": int() | float() as created,
+                **rest,
             }:
                 layers = tuple(None if step is None else Layer.from_json(step) for step in steps)
-                return cls(layers, float(seconds), float(created))
+                return cls(layers, float(seconds), float(created), rest.get("hearsay") is True)
         raise ValueError("not a result")

@@ -239,7 +239,7 @@ class Build:
         if by_definition is not None:
             return by_definition
         key = content_record(planned.record, step, self.layers_of).key()
-        result = self._known.on_top_of(below, step, key)
+        result = self._known.on_top_of(below, step, key, map(self._results.get, step.inputs))
         if result is not None and all(map(self._supply.is_here, result.layers)):
             self._store.keep(planned.record, key, result, step.instruction)
         return result
@@ -268,7 +268,9 @@ class Build:
         except MbuildError as error:
             self._fail(step, begun, error)
         seconds = time.monotonic() - begun
-        result = StepResult((*self._result_below(planned).steps, added), round(seconds, 3), time.time())
+        read = map(self._results.get, self._sources([planned]))
+        hearsay = any(one is not None and one.hearsay for one in read)
+        result = StepResult((*self._result_below(planned).steps, added), round(seconds, 3), time.time(), hearsay)
         self._store.keep(planned.record, key, result, step.instruction)
         self._known.made_now(planned.key)
         self.run_steps.add(step.id)

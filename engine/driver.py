@@ -69,9 +69,6 @@ _LOST = ("blob-corrupt", "blob-missing")
 _MOST_LOSSES = 8
 """How often a build is taken up again for a blob that was lost: a disk that fails loses more than that."""
 
-_MOST_LOST = 3
-"""Layers that other caches may promise in vain before none of them is believed any more."""
-
 
 @dataclass
 class Driver:
@@ -162,7 +159,11 @@ class Driver:
                     run |= build.run_steps
                     restores += sandbox.starts
             exports = self._export(exporter, prepared.plan, build, supply)
-            imported = prepared.imported()
+            imported = sum(
+                prepared.results.is_carried(planned.key, build.results[planned.step.id])
+                for planned in prepared.plan.counted()
+                if planned.step.id in build.results and planned.step.id not in run
+            )
         seconds = time.monotonic() - begun
         hit = len(plan.counted()) - len(run)
         shown = tuple(Reference.parse(name).short for name in request.names)
@@ -277,13 +278,10 @@ class Driver:
         return caches
 
     def _without(self, lost: LostLayerError, prepared: Prepared) -> Prepared:
-        """A plan that does not count on a layer of another cache; on none, after a few that were lost."""
-        caches = prepared.carried.caches
-        caches.exclude(lost.digest)
+        """A plan that does not count on a layer of another cache."""
+        prepared.carried.lost(lost.layer)
         message = f"a layer of another cache cannot be used, and is made anew: {lost.message}"
         self.observer(WarningRaised(message, lost.code))
-        if caches.excluded > _MOST_LOST:
-            caches.exclude_all()
         return prepared.replanned(self.store)
 
     @contextmanager
@@ -410,7 +408,7 @@ class Driver:
         built = gather(images, request.annotations, self.store)
         if request.fail_on_miss:
             self._check_machines(request, plan, images)
-        self._keep(request, built)
+        self._keep(request, built, supply)
         self._machines(request, plan, images, layers)
         outputs = tuple(output for output in request.outputs if output.type is not OutputType.MACHINE)
         if outputs:
@@ -429,9 +427,10 @@ class Driver:
             )
         return built
 
-    def _keep(self, request: BuildRequest, built: Built) -> None:
-        """Give the image its names in the store, if all of it is there."""
-        if is_whole(built, self.store):
+    def _keep(self, request: BuildRequest, built: Built, supply: LayerSupply) -> None:
+        """Give the image its names in the store, if all of it is there and was checked."""
+        layers = [layer for image in built.images for layer in image.layers]
+        if is_whole(built, self.store) and supply.all_checked(layers):
             for name in request.names:
                 built.keep(name, self.store)
         else:

@@ -47,7 +47,7 @@ def _decide(
     if not results.refused(step) and all(other in known for other in needed):
         key = content_record(planned.record, step, known.__getitem__).key()
         below = done[step.parent].result if step.parent is not None else None
-        result = results.on_top_of(below or StepResult(), step, key)
+        result = results.on_top_of(below or StepResult(), step, key, (done[other].result for other in step.inputs))
         if result is not None:
             return replace(planned, hit=True, reason=FORESEEN, result=result)
     if planned.reason in map(waits_for, needed):

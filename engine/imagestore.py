@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 from cache.names import NamedImage
@@ -93,12 +93,13 @@ def push(
     observer: Observer,
     cancelled: threading.Event | None = None,
     open_blob: Open | None = None,
+    check: Callable[[], object] | None = None,
 ) -> Pushed:
     """Bring the image or index with that digest from the store into a registry.
 
     Blobs that the registry is known to have elsewhere are not sent. Of an image whose layers are not all in the store,
-    `open_blob` fetches those that must be sent; one that is there already is not looked at blob by blob. Raises as
-    `push_image`, and as `open_blob`.
+    `open_blob` fetches those that must be sent; one that is there already is not looked at blob by blob, nor is
+    `check` called then, which else comes before anything is sent. Raises as `push_image`, `open_blob` and `check`.
     """
     manifest = store.blobs.read(digest)
     known = origins(store, destination.registry)
@@ -113,6 +114,7 @@ def push(
         observer=observer,
         cancelled=cancelled,
         look_first=not whole,
+        check=check,
     )
     for one in images:
         remember(store, [blob.digest for blob in (one.config, *one.layers) if not blob.urls], destination)

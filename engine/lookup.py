@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -118,12 +118,15 @@ class Results:
         """This build made the result under that definition key: it counts from now on, whatever the policy says."""
         self._made.add(key)
 
-    def on_top_of(self, below: StepResult, step: Step, content_key: str) -> StepResult | None:
-        """The result under a content key, as one of a step that stands on `below`."""
+    def on_top_of(
+        self, below: StepResult, step: Step, content_key: str, read: Iterable[StepResult | None] = ()
+    ) -> StepResult | None:
+        """The result under a content key, as one of a step that stands on `below` and reads what others came to."""
         found = self.by_content(step, content_key)
         if found is None or not found.steps:
             return None
-        return StepResult((*below.steps, found.steps[-1]), found.seconds, found.created)
+        hearsay = found.hearsay or below.hearsay or any(one is not None and one.hearsay for one in read)
+        return StepResult((*below.steps, found.steps[-1]), found.seconds, found.created, hearsay)
 
     def too_old(self, step: Step, key: str) -> str:
         """Why the result under a definition key is there and does not count, in words; empty where that is not so."""

@@ -248,7 +248,8 @@ def _made_of_the_same(
         return bases[root.id].layers + (result.layers if result is not None else ())
 
     below = done[step.parent].result if step.parent is not None else None
-    return results.on_top_of(below or StepResult(), step, content_record(record, step, layers_of).key())
+    read = (done[step_id].result for step_id in step.inputs)
+    return results.on_top_of(below or StepResult(), step, content_record(record, step, layers_of).key(), read)
 
 
 def _why_missing(step: Step, key: str, waiting: str, results: Results, *, dated: bool) -> str:

@@ -38,11 +38,6 @@ class Prepared:
         """With a plan of what can be used now."""
         return replace(self, plan=plan_all(self.graphs, self.bases, self.contexts, store, self.results))
 
-    def imported(self) -> int:
-        """How many of the plan's steps hit in other caches."""
-        found = ((planned.key, planned.result) for planned in self.plan.steps)
-        return sum(result is not None and self.carried.source_of(key, result) is not None for key, result in found)
-
 
 def plan_all(
     graphs: Sequence[tuple[Platform, BuildGraph]],

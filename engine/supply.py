@@ -29,7 +29,7 @@ class LostLayerError(TransferError):
 
     def __init__(self, layer: Layer, reason: str) -> None:
         super().__init__(reason, code="cache-layer-lost")
-        self.digest = layer.digest
+        self.layer = layer
 
 
 class LayerSupply:
@@ -68,6 +68,17 @@ class LayerSupply:
         for number, layer in enumerate(layers):
             if below is not None and self._carried.is_waiting(layer):
                 self._check(layer, (*below, *layers[:number]))
+
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Fetch and check those of an image's layers that nobody has looked at, and whose content nobody vouches for.
+        Raises as `bring`."""
+        self.bring(
+            [layer for layer in layers if self._carried.is_waiting(layer) and not self._carried.is_signed(layer)]
+        )
+
+    def all_checked(self, layers: Sequence[Layer]) -> bool:
+        """Whether all are what they should be, as far as they are here."""
+        return not any(map(self._carried.is_waiting, layers))
 
     def packed(self, layer: Layer, compression: Compression) -> Descriptor | None:
         """A layer's blob as it is elsewhere, or was fetched from there, if compressing it here gave the same bytes."""

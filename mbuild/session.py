@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,9 +77,10 @@ def open_driver(
 
     with open_images(cache_dir, observer, cancelled, flags) as (store, source):
 
-        def push_all(built: Built, names: Sequence[str], open_blob: Open) -> None:
+        def push_all(built: Built, names: Sequence[str], open_blob: Open, check: Callable[[], object]) -> None:
             for name in names:
-                push(store, source.registry(), built.digest, Reference.parse(name), observer, cancelled, open_blob)
+                to = Reference.parse(name)
+                push(store, source.registry(), built.digest, to, observer, cancelled, open_blob, check)
 
         def machines() -> MachineMaker:
             from engine.machines.make import MachineMaker

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from cache.carry.entry import CacheEntry, CarriedMount
 from cache.carry.index import CacheIndex
-from cache.carry.place import Change, Sink
+from cache.carry.place import Change, Lost, Sink
 from cache.index import Kind
 from cache.results import Layer, StepResult
 from cache.store import Store
@@ -37,6 +37,9 @@ class MemoryCache:
         if self.failure is not None:
             raise self.failure
         return self.index
+
+    def known(self, lost: Lost) -> CacheIndex:
+        raise AssertionError("nothing is sent to a cache that is read")
 
     def fetch(self, digest: str, size: int, sink: Sink) -> None:
         self.fetched.append(digest)

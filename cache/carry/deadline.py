@@ -14,13 +14,17 @@ _POLL = 0.05
 """Seconds between two looks at whether the build was stopped; the end of the call itself wakes at once."""
 
 
-def within(seconds: float, cancelled: threading.Event, call: Callable[[], _T]) -> _T:
-    """What `call` gives or raises. Its thread is left to itself when time is up or the build is stopped; it does not
-    keep the process from ending.
+def within(
+    seconds: float, cancelled: threading.Event, call: Callable[[], _T], closed: threading.Event | None = None
+) -> _T:
+    """What `call` gives or raises. Its thread is left to itself when time is up, the build is stopped, or what it asks
+    is `closed`; it does not keep the process from ending.
 
     Raises TimeoutError after so many seconds, InterruptedBuildError.
     """
+    closed = closed or cancelled
     check(cancelled)
+    check(closed)
     done = threading.Event()
     results: list[_T] = []
     failures: list[BaseException] = []
@@ -37,6 +41,7 @@ def within(seconds: float, cancelled: threading.Event, call: Callable[[], _T]) -
     deadline = time.monotonic() + seconds
     while not done.wait(min(_POLL, max(0.0, deadline - time.monotonic()))):
         check(cancelled)
+        check(closed)
         if time.monotonic() >= deadline:
             raise TimeoutError(f"no answer in {seconds:.0f} seconds")
     if failures:

@@ -17,6 +17,7 @@ from cache.carry.deadline import within
 from cache.carry.durable import folder_errors, remove_leftovers, write_durably
 from cache.carry.place import Sink
 from cache.carry.stream import copy_checked
+from cache.carry.urls import without_login
 from machinefile.errors import HostError, InterruptedBuildError, MbuildError, TransferError, UsageError
 
 _T = TypeVar("_T")
@@ -53,6 +54,10 @@ _FINAL = (
     TypeError,
 )
 """No second try makes these better."""
+_MISTAKES = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
+"""What a file system makes of a URL or options that it cannot use; all else is the server's, or the network's."""
+_PACKAGES = {"sftp": "paramiko", "ssh": "paramiko", "smb": "smbprotocol"}
+"""What fsspec's own file systems take; that of another is named as its class is."""
 _WORDS = {"true": True, "false": False}
 
 
@@ -75,16 +80,22 @@ class RemoteFiles:
 
     def __init__(self, url: str, options: Mapping[str, str], cancelled: threading.Event) -> None:
         """Options are those of the file system in fsspec: `endpoint_url=http://...`, `anon=true`; a point leads into a
-        group of them: `client_kwargs.region_name=...`. Touches nothing yet.
+        group of them: `client_kwargs.region_name=...`. Touches nothing yet, but that the libraries for some servers
+        (`ftp://`, `sftp://`) log in at once.
 
-        Raises UsageError (`usage`) for what is no URL, HostError (`package-missing`).
+        Raises also UsageError (`usage`) for what is no URL, HostError (`package-missing`).
         """
         self._cancelled = cancelled
-        self.label = _without_password(url)
-        self._system, root = within(_SECONDS, cancelled, lambda: _opened(url, options, self.label))
+        self._closed = threading.Event()
+        self.label = without_login(url)
+        self._system, root = self._tried("reaching it", lambda: _opened(url, options, self.label), _SECONDS)
         self._root = root.rstrip("/")
         protocol = self._system.protocol
         self._protocols = {protocol} if isinstance(protocol, str) else set(protocol)
+
+    def close(self) -> None:
+        """Who still waits for an answer waits no longer: that raises InterruptedBuildError, as all from now on does."""
+        self._closed.set()
 
     def list(self, folder: str) -> list[RemoteFile]:
         """The files in a folder; none where there is no such folder."""
@@ -217,10 +228,10 @@ class RemoteFiles:
         return f"{self._root}/{path}"
 
     def _once(self, call: Callable[[], _T]) -> _T:
-        return within(_PART_SECONDS, self._cancelled, call)
+        return within(_PART_SECONDS, self._cancelled, call, self._closed)
 
     def _tried(self, doing: str, call: Callable[[], _T], seconds: float) -> _T:
-        return self._again(doing, lambda: within(seconds, self._cancelled, call))
+        return self._again(doing, lambda: within(seconds, self._cancelled, call, self._closed))
 
     def _again(self, doing: str, work: Callable[[], _T]) -> _T:
         """Do it, some times at most. fsspec's file systems raise whatever the libraries below them do."""
@@ -303,13 +314,21 @@ def _opened(url: str, options: Mapping[str, str], label: str) -> tuple[Any, str]
         system, root = fsspec.core.url_to_fs(url, **chosen)
     except ImportError as error:
         package = str(known_implementations.get(protocol, {}).get("class", "")).partition(".")[0]
-        package = package if package not in ("", "fsspec") else error.name or protocol
+        package = _PACKAGES.get(protocol, package)
+        if package in ("", "fsspec"):  # It has a file system that needs something else: fsspec has words for what.
+            raise HostError(
+                f"caches at {protocol}:// need a Python package that is missing: {_said(error)}",
+                code="package-missing",
+                hint="install it where mbuild is",
+            ) from error
         raise HostError(
             f"caches at {protocol}:// need the Python package {package}",
             code="package-missing",
             hint=f"pip install {package}",
         ) from error
-    except Exception as error:
+    except OSError:
+        raise
+    except _MISTAKES as error:
         # What a file system makes of options that it does not know is its own affair.
         raise UsageError(
             f"{label} cannot be used as a cache: {_said(error)}", code="usage", hint="check the URL and the options"
@@ -329,10 +348,3 @@ def _nested(options: Mapping[str, str]) -> dict[str, Any]:
             place = inner
         place[last] = _WORDS.get(text, text)
     return made
-
-
-def _without_password(url: str) -> str:
-    """Nor with a token, as the query of a URL may be."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path.partition('?')[0]}"

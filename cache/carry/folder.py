@@ -29,7 +29,7 @@ from cache.carry.durable import (
 )
 from cache.carry.index import CacheIndex
 from cache.carry.layout import LAYOUT, Listing, References
-from cache.carry.place import Change, Sink
+from cache.carry.place import Change, Lost, Sink
 from cache.carry.stream import CHUNK, check, copy_checked, damaged, missing
 from cache.files import sync_directory
 from cache.locks import locked
@@ -40,6 +40,8 @@ KEPT_SECONDS = 3600
 
 _READS = 5
 """How often `read` begins again because the folder was changed meanwhile."""
+_LOST = frozenset({"cache-damaged", "cache-blob-missing"})
+"""What is the matter with an index that is written anew."""
 _OURS = frozenset({"blobs", "oci-layout", ".mbuild"})
 
 
@@ -86,6 +88,16 @@ class FolderCache:
             f"the {self.label} was changed again and again while it was read", code="cache-busy", hint="try again"
         )
 
+    def known(self, lost: Lost) -> CacheIndex:
+        """As in CachePlace."""
+        try:
+            return self.read()
+        except TransferError as error:
+            if error.code not in _LOST:
+                raise
+            lost(error)
+            return CacheIndex()
+
     def fetch(self, digest: str, size: int, sink: Sink) -> None:
         """Raises TransferError (`cache-blob-missing`), UntrustedDataError (`cache-damaged`), HostError, and what
         `sink` raises."""
@@ -122,7 +134,7 @@ class FolderCache:
         """Raises HostError (`cache-folder`), UntrustedDataError (`digest-mismatch`), InterruptedBuildError."""
         if self.has(digest, size):
             return
-        self._prepare()
+        self.prepare()
         with open_blob() as source:
             self._write(self._blob(digest), lambda sink: copy_checked(source, sink, digest, size, self._cancelled))
 
@@ -132,14 +144,14 @@ class FolderCache:
         An index that is damaged is written anew. Raises HostError (`cache-folder`), UntrustedDataError
         (`cache-invalid`, `cache-version`) for a folder that has something else there, InterruptedBuildError.
         """
-        self._prepare()
+        self.prepare()
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked(self._own, "publish", cancelled=self._cancelled))
             except StoreError as error:
                 raise unusable(self.label, error.message) from error
             listed = self._listed()
-            old, sound = self._known(listed)
+            old, sound = self._old(listed)
             new = change(old).whole(self._sizes()).trimmed()
             if new == old and sound:
                 return False
@@ -158,12 +170,12 @@ class FolderCache:
     def close(self) -> None:
         """It holds nothing."""
 
-    def _known(self, listed: Listing) -> tuple[CacheIndex, bool]:
+    def _old(self, listed: Listing) -> tuple[CacheIndex, bool]:
         """What is there, and whether it is to be written anew in any case."""
         try:
             return self._index_of(listed), listed.find(self._tag) is not None
         except TransferError as error:
-            if error.code not in ("cache-damaged", "cache-blob-missing"):
+            if error.code not in _LOST:
                 raise
             return CacheIndex(), False
 
@@ -203,7 +215,8 @@ class FolderCache:
     def _blob(self, digest: str) -> Path:
         return self._blobs / digest.removeprefix("sha256:")
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Make the folder. Raises HostError (`cache-folder`) where that cannot be, or something else is in it."""
         with folder_errors(self.label):
             if self._path.is_dir() and not (self._path / "index.json").exists():
                 # Somebody who makes the cache at this moment may write the index between the two looks.

@@ -65,9 +65,16 @@ class CacheIndex:
         return found
 
     def merged(self, newer: CacheIndex) -> CacheIndex:
-        """Both; where both know a step, what `newer` says of it."""
+        """Both; where both know a step, what `newer` says of it. So it is with blobs: an entry here that says otherwise
+        of one is left out, as the document has room for one truth a blob."""
+        known = newer.layers()
+        agreeing = {
+            key: entry
+            for key, entry in self.entries.items()
+            if all(known.get(layer.digest, layer) == layer for layer in entry.result.layers)
+        }
         return CacheIndex(
-            {**self.entries, **newer.entries},
+            {**agreeing, **newer.entries},
             {**self.mounts, **newer.mounts},
             {**self.packs, **newer.packs},
             {**self.packings, **newer.packings},

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from cache.carry.artifact import pack_index, unpack_index
 from cache.carry.filesystem import PART, RemoteFiles
 from cache.carry.index import MAX_BYTES, CacheIndex
-from cache.carry.place import Change, Sink
+from cache.carry.place import Change, Lost, Sink
 from cache.carry.stream import damaged, missing
 from machinefile.errors import TransferError, UntrustedDataError
 
@@ -60,7 +60,7 @@ class ObjectCache:
     """
 
     def __init__(self, url: str, options: Mapping[str, str], cancelled: threading.Event | None = None) -> None:
-        """Touches nothing yet. Raises UsageError (`usage`), HostError (`package-missing`)."""
+        """Raises as RemoteFiles, which touches most places not before they are asked."""
         self._cancelled = cancelled or threading.Event()
         self._files = RemoteFiles(url, options, self._cancelled)
         self._needed: frozenset[str] | None = None
@@ -78,6 +78,15 @@ class ObjectCache:
         found = self._segments()
         if found.unread and not found.names:
             raise found.unread
+        return found.index
+
+    def known(self, lost: Lost) -> CacheIndex:
+        """As in CachePlace."""
+        found = self._segments()
+        if found.unread and not found.names:
+            if found.unread.code == "cache-version":
+                raise found.unread
+            lost(found.unread)
         return found.index
 
     def fetch(self, digest: str, size: int, sink: Sink) -> None:
@@ -123,7 +132,8 @@ class ObjectCache:
         return True
 
     def close(self) -> None:
-        """It holds nothing that must be given back."""
+        """As in CachePlace: who still reads it, in another thread, stops. The end of the process waits for them."""
+        self._files.close()
 
     def _segments(self) -> _Segments:
         for _ in range(_LISTINGS):
@@ -145,7 +155,7 @@ class ObjectCache:
                     index = index.merged(unpack_index(data, f"index/{one.name} at {self.label}"))
                     names.append(one.name)
                 except UntrustedDataError as error:
-                    unread = error
+                    unread = error if unread is None or error.code == "cache-version" else unread
             else:
                 self._needed = frozenset(index.blobs())
                 return _Segments(tuple(names), index, unread, len(named) > len(newest))

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
 from cache.carry.index import CacheIndex
+from machinefile.errors import TransferError
 
 Sink = Callable[[bytes], object]
 Change = Callable[[CacheIndex], CacheIndex]
+Lost = Callable[[TransferError], object]
 
 
 class CachePlace(Protocol):
@@ -22,6 +24,11 @@ class CachePlace(Protocol):
 
     def read(self) -> CacheIndex:
         """What is there now; an empty index where there is nothing yet. Reads no layers."""
+        ...
+
+    def known(self, lost: Lost) -> CacheIndex:
+        """As `read`, for who adds to it: an index that `publish` would write anew, as it is damaged or gone, is empty,
+        and `lost` is told why. What somebody else has there raises all the same."""
         ...
 
     def fetch(self, digest: str, size: int, sink: Sink) -> None:

@@ -34,6 +34,7 @@ class Signer:
 
     def __init__(self, key: Ed25519PrivateKey) -> None:
         self._key = key
+        self._own = Verifier([key.public_key()])
         self.key_id = _key_id(key.public_key())
 
     @classmethod
@@ -62,6 +63,10 @@ class Signer:
         value = base64.b64encode(self._key.sign(one.payload())).decode()
         # Ours comes first: of too many signatures the last are dropped.
         return replace(one, signatures=(Signature(self.key_id, value), *_without(one.signatures, self.key_id)))
+
+    def trusts(self, one: CacheEntry | CarriedMount) -> bool:
+        """Whether this key has signed it as it is."""
+        return self._own.trusts(one)
 
 
 class Verifier:

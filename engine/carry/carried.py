@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Steps = tuple[Layer | None, ...]
 
+_ByContent = tuple[Layer | None, float, float]
+"""What stays of a result that was found by its content, whatever it stands on."""
+
 _LAYER_TYPES = frozenset({mediatype.OCI_LAYER, mediatype.OCI_LAYER_GZIP, mediatype.OCI_LAYER_ZSTD})
 
 
@@ -30,8 +33,10 @@ class CarriedResults:
         self._limits = LayerLimits.from_environment()
         self._lock = threading.Lock()
         self._waiting: set[Layer] = set()
-        self._handed: set[Layer] = set()
+        self._handed: dict[Layer, Found] = {}
+        self._signed: set[Layer] = set()
         self._given: dict[str, tuple[Found, StepResult]] = {}
+        self._by_content: set[_ByContent] = set()
 
     def by_definition(self, key: str, depth: int) -> Iterator[StepResult]:
         """The results under a definition key of a step that is the `depth`th since FROM; 0 for any."""
@@ -47,7 +52,9 @@ class CarriedResults:
         for found in self.caches.by_content(key):
             steps = found.entry.result.steps[-1:]
             if steps and self._acceptable(steps):
-                yield self._taken(found, steps)
+                result = self._taken(found, steps)
+                self._by_content.add(_by_content(result))
+                yield result
 
     def source_of(self, key: str, result: StepResult) -> Found | None:
         """Where a result under a definition key came from; None for one that is no other cache's."""
@@ -56,11 +63,19 @@ class CarriedResults:
 
     def gave(self, key: str, result: StepResult) -> bool:
         """Whether a result came from here, under a definition key or for its content."""
-        return self.source_of(key, result) is not None or any(layer in self._handed for layer in result.layers)
+        return self.source_of(key, result) is not None or _by_content(result) in self._by_content
 
     def is_waiting(self, layer: Layer) -> bool:
         """Whether a layer was handed out and not `settled` yet: nobody has looked whether it is what it should be."""
         return layer in self._waiting
+
+    def is_signed(self, layer: Layer) -> bool:
+        """Whether a layer was handed out for an entry that a trusted key has signed."""
+        return layer in self._signed
+
+    def lost(self, layer: Layer) -> None:
+        """A layer that was handed out cannot be had, or is not what it should be: it is not handed out again."""
+        self.caches.exclude(layer, self._handed[layer])
 
     def settled(self, layer: Layer) -> None:
         """The layer is in the store, and is what it should be."""
@@ -76,10 +91,12 @@ class CarriedResults:
         taken = tuple(layer and (self._plain(layer) or layer) for layer in steps)
         with self._lock:
             # What was checked once needs no second look.
-            new = {layer for layer in taken if layer is not None and layer in steps} - self._handed
-            self._waiting |= new
-            self._handed |= new
-        return replace(found.entry.result, steps=taken)
+            handed = {layer for layer in taken if layer is not None and layer in steps}
+            self._waiting |= handed - self._handed.keys()
+            self._handed.update(dict.fromkeys(handed, found))
+            if found.signed:
+                self._signed.update(layer for layer in steps if layer is not None)
+        return replace(found.entry.result, steps=taken, hearsay=not found.signed)
 
     def _plain(self, layer: Layer) -> Layer | None:
         """The layer as this store would have made it, if it did. A blob that merely has that name may be anything: one
@@ -91,3 +108,7 @@ class CarriedResults:
         if not self._store.derived("layers", layer.diff_id).exists() or not self._store.blobs.is_sound(layer.diff_id):
             return None
         return Layer(layer.diff_id, layer.diff_id, size, mediatype.OCI_LAYER)
+
+
+def _by_content(result: StepResult) -> _ByContent:
+    return result.steps[-1] if result.steps else None, result.seconds, result.created

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from cache.results import Layer
 from cache.store import Store
 from engine.carry.outcome import BuildOutcome
 from engine.carry.outgoing import outgoing
-from engine.carry.records import RecordPack, pack_records
+from engine.carry.records import RecordPack, pack_records, read_records
 from engine.carry.settle import Signs, differs, settled
 from engine.carry.spec import CacheTarget, CacheType
 from engine.events import Note, Observer, TransferProgress, WarningRaised
@@ -27,13 +28,17 @@ from engine.output.compress import DEFAULT
 from engine.parallel import in_parallel
 from engine.plan import PlannedStep
 from engine.supply import LayerSupply
-from machinefile.errors import HostError, InterruptedBuildError, MbuildError, TransferError
+from machinefile.errors import HostError, InterruptedBuildError, MbuildError, StoreError, TransferError
 
 PARALLEL = 4
 """Blobs at a time."""
 _DAY = 86400
 _REFRESH_DAYS = 7
 """How old the day of an entry's last use must be to be a reason of its own for writing."""
+_WRONG_CLOCK = 300
+"""Seconds that other machines' clocks may be ahead of ours."""
+_MOST_PACKS = 8
+"""Packs of records that are looked into before a key signs what others sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ def open_exporter(
 ) -> Iterator[Exporter]:
     """Open the places, and close them when the context is left. One that cannot be opened, and may fail, is left out.
 
-    Raises UsageError, HostError.
+    Raises UsageError, HostError, TransferError.
     """
     with ExitStack() as stack:
         found: list[OpenTarget] = []
@@ -133,10 +138,14 @@ class Exporter:
             except InterruptedBuildError:
                 raise
             except MbuildError as error:
-                error.message = f"the cache could not be exported to {label}: {error.message}"
+                message = f"the cache could not be exported to {label}: {error.message}"
                 if opened.target.ignore_error:
-                    self.observer(WarningRaised(error.message, error.code))
+                    self.observer(WarningRaised(message, error.code))
+                elif isinstance(error, HostError) and not isinstance(error, StoreError):
+                    # A place that fails is no other failure for being a folder.
+                    failure = failure or TransferError(message, code=error.code, hint=error.hint)
                 else:
+                    error.message = message
                     failure = failure or error
         return ExportReport(tuple(exported), failure)
 
@@ -160,6 +169,8 @@ class _Export:
     """The digests of blobs that are known to be at the place."""
     own: dict[str, CacheEntry] = field(default_factory=dict)
     """What this build says of steps, by key."""
+    hearsay: set[str] = field(default_factory=set)
+    """The keys of those that are not signed."""
     pack: RecordPack | None = None
     day: int = field(default_factory=lambda: int(time.time()) // _DAY)
     entries: int = 0
@@ -168,24 +179,32 @@ class _Export:
 
     def run(self) -> Exported:
         place = self.opened.place
-        index = place.read()
+        index = place.known(self._begin_anew)
         planned = self.outcome.steps(self.opened.target.mode)
         carried = self._carried(index, planned)
         for step in planned:
             entry = self.outcome.entry(step, carried, self.day)
             if entry is not None:
                 self.own[step.key] = entry
+                if self.outcome.results[step.step.id].hearsay:
+                    self.hearsay.add(step.key)
         self._look(index)
+        self._look_into_records(index)
         # What is not as the place has it goes there; for the rest the place's own blobs do.
         new = {key for key in self.own if self._is_new(index, key)}
         layers = {layer.digest: layer for key in new for layer in self.own[key].result.layers}
         blobs = [self._blob(layer) for layer in layers.values()]
         blobs += self._pack(index, [step for step in planned if step.key in new])
         sent = self._send([*blobs, *self._disks(index)])
+        self._tell_unsigned(index)
         if self._change(index) is index or not place.publish(self._change):
             self.entries = self.mounts = 0
         self._tell(sent)
         return Exported(place.label, self.entries, self.mounts, sent)
+
+    def _begin_anew(self, error: TransferError) -> None:
+        message = f"the index of the cache in {self.opened.place.label} is written anew: {error.message}"
+        self.exporter.observer(WarningRaised(message, error.code))
 
     def _carried(self, index: CacheIndex, planned: Sequence[PlannedStep]) -> dict[str, Layer]:
         """What the layers of steps go out as, by diff id."""
@@ -225,6 +244,25 @@ class _Export:
         blobs.update((disk.mount.digest, disk.mount.size) for disk in self.disks)
         self._ask(blobs.items())
 
+    def _look_into_records(self, index: CacheIndex) -> None:
+        """Take over what others sent of records, if it is what is said: else who signs sends them again."""
+        signer = self.opened.signer
+        if signer is None:
+            return
+        told = {key: index.entries[key] for key in self.own if key in index.entries}
+        packs = Counter(one.records for one in told.values() if one.records in self.there and not signer.trusts(one))
+        looked = {digest for digest, _ in packs.most_common(_MOST_PACKS)}
+        # What does not give the key that it is said to be of is left out there.
+        for key in read_records(self.opened.place, index, [key for key, one in told.items() if one.records in looked]):
+            self.own[key] = replace(self.own[key], records=told[key].records)
+
+    def _has_records(self, index: CacheIndex, key: str) -> bool:
+        """Whether the place has the records of a step, in a pack that may be named."""
+        old, signer = index.entries.get(key), self.opened.signer
+        if self.own[key].records:
+            return True
+        return old is not None and old.records in self.there and (signer is None or signer.trusts(old))
+
     def _ask(self, blobs: Iterable[tuple[str, int]]) -> None:
         asked = {digest: size for digest, size in blobs if digest not in self.there}
         place = self.opened.place
@@ -236,7 +274,8 @@ class _Export:
         self.there.update(digest for digest, is_there in zip(asked, found, strict=True) if is_there)
 
     def _settled(self, index: CacheIndex, key: str) -> CacheEntry:
-        return settled(self.own[key], index.entries.get(key), self.there, self.opened.signer)
+        old, signer = index.entries.get(key), self.opened.signer
+        return settled(self.own[key], old, self.there, signer, hearsay=key in self.hearsay)
 
     def _is_new(self, index: CacheIndex, key: str) -> bool:
         """Whether something of a step has to go out: it is told otherwise there, or its blobs have gone."""
@@ -251,11 +290,7 @@ class _Export:
 
     def _pack(self, index: CacheIndex, new: Sequence[PlannedStep]) -> list[_Blob]:
         """The records of steps whose records the place does not have."""
-        records = {
-            step.key: step.record
-            for step in new
-            if (old := index.entries.get(step.key)) is None or old.records not in self.there
-        }
+        records = {step.key: step.record for step in new if not self._has_records(index, step.key)}
         if not records:
             return []
         self.pack = pack = pack_records(records)
@@ -273,7 +308,7 @@ class _Export:
         old = index.mounts.get(disk.mount.identity)
         if old is not None and old.digest == disk.mount.digest:
             return old.digest not in self.there
-        return old is None or disk.changed > old.created
+        return old is None or _is_ahead(old) or disk.changed > old.created
 
     def _send(self, blobs: Iterable[_Blob]) -> int:
         """Send what is not there; gives how many bytes that were."""
@@ -310,15 +345,27 @@ class _Export:
     def _mounts(self, index: CacheIndex) -> dict[str, CarriedMount]:
         found: dict[str, CarriedMount] = {}
         for disk in self.disks:
-            mount, old = disk.mount, index.mounts.get(disk.mount.identity)
+            mount, old, signer = disk.mount, index.mounts.get(disk.mount.identity), self.opened.signer
             if old is not None and old.digest == mount.digest:
-                mount = replace(old, id=mount.id)
+                # Who signs takes over no time that the same key has not signed.
+                known = (signer is None or signer.trusts(old)) and not _is_ahead(old)
+                mount = old if known and (old.id, old.size) == (mount.id, mount.size) else mount
             elif not self._newer(disk, index):
                 continue
-            signed = mount if self.opened.signer is None else self.opened.signer.sign(mount)
+            signed = mount if signer is None else signer.sign(mount)
             if signed != old and signed.digest in self.there:
                 found[signed.identity] = signed
         return found
+
+    def _tell_unsigned(self, index: CacheIndex) -> None:
+        signer = self.opened.signer
+        if signer is None:
+            return
+        unsigned = sum(not signer.trusts(self._settled(index, key)) for key in self.hearsay)
+        if unsigned:
+            steps = f"{unsigned} step" + "s" * (unsigned != 1)
+            message = f"not signed, as what was made of a cache read without verify-key=: {steps}"
+            self.exporter.observer(WarningRaised(message, "cache-unsigned"))
 
     def _tell(self, sent: int) -> None:
         if not (self.entries or self.mounts or sent):
@@ -328,3 +375,8 @@ class _Export:
         mounts = f", {self.mounts} cache mount" + "s" * (self.mounts != 1) if self.mounts else ""
         what = f"{steps}{mounts}, {sent} bytes sent"
         self.exporter.observer(Note(f"the cache in {self.opened.place.label} has {what}"))
+
+
+def _is_ahead(mount: CarriedMount) -> bool:
+    """Whether it says that it was sent at a time that is to come: that says nothing."""
+    return mount.created > time.time() + _WRONG_CLOCK

@@ -7,7 +7,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from engine.carry.spec import CacheMode, CacheSource, CacheTarget, CacheType, without_login
+from cache.carry.urls import without_login
+from engine.carry.spec import CacheMode, CacheSource, CacheTarget, CacheType
 from engine.images.reference import Reference
 from machinefile.errors import UsageError
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cache.carry.entry import CacheEntry, is_digest
+from cache.carry.index import MOST_STEPS as MOST_PLACES
 from cache.carry.index import CacheIndex
 from cache.results import Layer, StepResult
 from engine.images import mediatype
@@ -52,7 +53,8 @@ def parse_inline(text: str, layers: Sequence[LayerDescriptor], what: str) -> Cac
     """The entries of such a document; `layers` are those of the image that has it.
 
     When the steps ran is not known: their results were created in 1970. A step without a content key gets one that
-    nothing has, its definition key. Raises UntrustedDataError (`cache-invalid`); `what` names the image to the user.
+    nothing has, its definition key. Of an image with so many steps that their results have more places than an index,
+    the last count. Raises UntrustedDataError (`cache-invalid`); `what` names the image to the user.
     """
     try:
         document = json.loads(text)
@@ -71,20 +73,28 @@ def parse_inline(text: str, layers: Sequence[LayerDescriptor], what: str) -> Cac
 
 def _entries(steps: Sequence[object], layers: Sequence[LayerDescriptor], what: str) -> list[CacheEntry]:
     known = [_layer(layer) for layer in layers]
-    entries: list[CacheEntry] = []
-    below: tuple[Layer | None, ...] = ()
+    keys: list[tuple[str, str]] = []
+    made: list[Layer | None] = []
     next_place = 0
     for step in steps:
         match step:
             case [str(key), str(content), None] if _are_keys(key, content):
-                below = (*below, None)
+                made.append(None)
             case [str(key), str(content), int(place)] if _are_keys(key, content) and next_place <= place < len(known):
-                below = (*below, known[place])
+                made.append(known[place])
                 next_place = place + 1
             case _:
                 raise _invalid(what)
-        entries.append(CacheEntry(key, content or key, StepResult(below)))
-    return entries
+        keys.append((key, content))
+    entries: list[CacheEntry] = []
+    room = MOST_PLACES
+    for number in range(len(keys), 0, -1):
+        room -= number  # Each result has the places of all below it: together they grow with the square of the steps.
+        if room < 0:
+            break
+        key, content = keys[number - 1]
+        entries.append(CacheEntry(key, content or key, StepResult(tuple(made[:number]))))
+    return entries[::-1]
 
 
 def _are_keys(key: str, content: str) -> bool:

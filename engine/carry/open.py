@@ -16,12 +16,13 @@ from engine.events import Observer
 from machinefile.errors import UsageError
 
 if TYPE_CHECKING:
+    from cache.carry.folder import FolderCache
     from engine.images.registry import RegistryClient
 
 
 @dataclass(frozen=True, slots=True)
 class PlaceOpener:
-    """What it takes to reach the places. Opening one asks nobody anything yet."""
+    """What it takes to reach the places. Opening one asks nobody anything yet, a few object stores excepted."""
 
     store: Store
     client: Callable[[], RegistryClient]
@@ -30,17 +31,27 @@ class PlaceOpener:
     cancelled: threading.Event
 
     def source(self, source: CacheSource) -> CachePlace:
-        """Raises UsageError, HostError for a package that is not there."""
+        """Raises UsageError, HostError for a package that is not there, TransferError for a server that is not."""
         return self._open(source)
 
     def target(self, target: CacheTarget) -> OpenTarget:
-        """Raises as `source`, and UsageError (`signing-key`)."""
-        if target.sign_key is None:
-            return OpenTarget(target, self._open(target))
-        from cache.carry.signing import Signer
+        """Raises as `source`, and UsageError (`signing-key`), HostError for a folder that cannot be made or is no
+        cache's: it is made now."""
+        signer = None
+        if target.sign_key is not None:
+            from cache.carry.signing import Signer
 
-        signer = Signer.from_file(target.sign_key)
-        return OpenTarget(target, self._open(target), signer)
+            signer = Signer.from_file(target.sign_key)
+        if target.type is not CacheType.LOCAL:
+            return OpenTarget(target, self._open(target), signer)
+        folder = self._folder(target)
+        folder.prepare()
+        return OpenTarget(target, folder, signer)
+
+    def _folder(self, named: CacheSource | CacheTarget) -> FolderCache:
+        from cache.carry.folder import FolderCache
+
+        return FolderCache(Path(named.where), dict(named.options).get("tag", ""), self.cancelled)
 
     def _open(self, named: CacheSource | CacheTarget) -> CachePlace:
         options = dict(named.options)
@@ -54,9 +65,7 @@ class PlaceOpener:
                 known = origins(self.store, reference.registry)
                 return RegistryCache(self.client, reference, self.observer, self.cancelled, origins=known)
             case CacheType.LOCAL:
-                from cache.carry.folder import FolderCache
-
-                return FolderCache(Path(named.where), options.get("tag", ""), self.cancelled)
+                return self._folder(named)
             case CacheType.FSSPEC:
                 from cache.carry.objects import ObjectCache
 

@@ -54,4 +54,4 @@ class BuildOutcome:
         steps = tuple(layer and carried[layer.diff_id] for layer in result.steps)
         # No content key equals a definition key: so it is found by its definition alone.
         content = content_key(planned, self.plan, self.results) or planned.key
-        return CacheEntry(planned.key, content, replace(result, steps=steps), day)
+        return CacheEntry(planned.key, content, replace(result, steps=steps, hearsay=False), day)

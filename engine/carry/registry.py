@@ -6,9 +6,10 @@ import io
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import BinaryIO
 
 from cache.carry.artifact import (
@@ -23,7 +24,7 @@ from cache.carry.artifact import (
 )
 from cache.carry.entry import CacheEntry, CarriedMount
 from cache.carry.index import MAX_BYTES, MEDIA_TYPE, CacheIndex
-from cache.carry.place import Change, Sink
+from cache.carry.place import Change, Lost, Sink
 from engine.carry.inline import parse_inline
 from engine.carry.tagged import as_plain_image, is_plain_image, recognise, without_cache
 from engine.events import Observer, ignore
@@ -114,6 +115,10 @@ class RegistryCache:
             return self._index(found)
         return self._inside(found, data)
 
+    def known(self, lost: Lost) -> CacheIndex:
+        """As in CachePlace. An image is refused even if there is a cache in it."""
+        return self._published(lost).index
+
     def fetch(self, digest: str, size: int, sink: Sink) -> None:
         """As in CachePlace; the digest is checked here too."""
         self._client().blob(self._reference, Descriptor("", digest, size), sink, quiet=True, direct=True)
@@ -163,7 +168,7 @@ class RegistryCache:
     def close(self) -> None:
         """As in CachePlace: nothing, the client is its giver's."""
 
-    def _published(self) -> _Published:
+    def _published(self, lost: Lost = lambda error: None) -> _Published:
         """The artifact that is there now; an index that got lost, or is damaged, is begun anew."""
         data = self._client().own_manifest(self._reference, scope=push_scope(self._reference.repository))
         if data is None:
@@ -180,6 +185,7 @@ class RegistryCache:
             return replace(there, index=self._index(found))
         except TransferError as error:
             if error.code in _LOST or error.code == "cache-invalid":
+                lost(error)
                 return there
             raise
 
@@ -197,30 +203,28 @@ class RegistryCache:
         return b"".join(parts)
 
     def _inside(self, found: Manifest | Index, data: bytes) -> CacheIndex:
-        """What images say of their own layers."""
-        images = [data] if isinstance(found, Manifest) else self._images(found)
-        read = in_parallel([partial(self._inline, image) for image in images], PARALLEL, self._cancelled)
-        told = [one for one in read if one is not None]
-        if not told:
+        """What images say of their own layers. A few images at a time: each may say as much as an index may hold."""
+        images = iter([data]) if isinstance(found, Manifest) else self._images(found)
+        merged: CacheIndex | None = None
+        while few := list(islice(images, PARALLEL)):
+            for one in in_parallel([partial(self._inline, image) for image in few], PARALLEL, self._cancelled):
+                if one is not None:
+                    merged = (merged or CacheIndex()).merged(one)
+        if merged is None:
             raise without_cache(self._name)
-        merged = CacheIndex()
-        for index in told:
-            merged = merged.merged(index)
         return merged
 
-    def _images(self, index: Index) -> list[bytes]:
+    def _images(self, index: Index) -> Iterator[bytes]:
         """The manifests of the images in an index; attestations are for no platform that anything runs on."""
         wanted = [
             child
             for child in index.manifests
             if child.media_type in mediatype.MANIFESTS and (child.platform is None or child.platform.os != "unknown")
         ]
-        found = []
         for child in wanted[:_MOST_IMAGES]:
             data = self._client().own_manifest(self._reference.pinned(child.digest))
             if data is not None:
-                found.append(data)
-        return found
+                yield data
 
     def _inline(self, data: bytes, stop: threading.Event) -> CacheIndex | None:
         if stop.is_set():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 DEADLINE = 30.0
 """Seconds for the indexes of all caches: a build waits no longer for them."""
+_MOST_LOST = 3
+"""Layers that a place may promise in vain before nothing of it is believed any more."""
 _POLL = 0.1
 """Seconds between two looks at whether the build was stopped."""
 
@@ -48,13 +51,18 @@ class Found:
     entry: CacheEntry
     label: str
     """Of the place that it is in."""
+    place: int = 0
+    """Its number, in the order of --cache-from."""
+    signed: bool = False
+    """Whether a trusted key has signed it; False where none was named."""
 
 
 class RemoteCaches:
     """The places that --cache-from names, in that order: the first that has an entry wins. Threads may share it.
 
-    A place that fails is left out with a warning. An entry counts unless a blob of it was found to be bad (`exclude`),
-    or nobody vouches for it whom the source's keys know.
+    A place that fails is left out with a warning, and nothing of one is used any more after a few layers that it
+    promised in vain. An entry counts unless a layer of it was found to be bad (`exclude`), or nobody vouches for it
+    whom the source's keys know.
     """
 
     def __init__(
@@ -68,15 +76,15 @@ class RemoteCaches:
         deadline: float = DEADLINE,
     ) -> None:
         """`deadline` in seconds."""
-        self._readings = [_Reading(source, open_source, open_trust) for source in sources]
+        self._readings = [_Reading(number, source, open_source, open_trust) for number, source in enumerate(sources)]
         self._observer = observer
         self._cancelled = cancelled
         self._deadline = deadline
         self._lock = threading.Lock()
         self._begun: float | None = None
         self._caches: tuple[_Cache, ...] | None = None
-        self._bad: set[str] = set()
-        self._off = False
+        self._bad: set[Layer] = set()
+        self._losses: Counter[int] = Counter()
 
     def begin(self) -> None:
         """Read the indexes, without waiting for them."""
@@ -89,14 +97,14 @@ class RemoteCaches:
         for cache in self._loaded():
             entry = cache.index.entries.get(key)
             if entry is not None and self._counts(cache, entry, entry.result.steps):
-                yield Found(entry, cache.label)
+                yield cache.found(entry)
 
     def by_content(self, key: str) -> Iterator[Found]:
         """The entries under a content key: only their last step is asked for. Raises as `by_definition`."""
         for cache in self._loaded():
             for entry in cache.by_content.get(key, ()):
                 if self._counts(cache, entry, entry.result.steps[-1:]):
-                    yield Found(entry, cache.label)
+                    yield cache.found(entry)
 
     def refusal(self, key: str) -> str:
         """Why an entry under a definition key is not used though it is there, in words; empty when there is none."""
@@ -122,18 +130,12 @@ class RemoteCaches:
             message = f"the cache mount {mount.id} in {cache.label} is not used: no trusted key has signed it"
             self._observer(WarningRaised(message, "cache-unsigned"))
 
-    def exclude(self, digest: str) -> None:
-        """Use no entry any more that has this blob."""
-        self._bad.add(digest)
+    def exclude(self, layer: Layer, found: Found) -> None:
+        """Use no entry any more that has this layer, which cannot be had or is not what was `found` to say so.
 
-    @property
-    def excluded(self) -> int:
-        """How many blobs were excluded."""
-        return len(self._bad)
-
-    def exclude_all(self) -> None:
-        """Use no entry any more."""
-        self._off = True
+        What else a place says of the same blob may be true: another place's word on it still counts."""
+        self._bad.add(layer)
+        self._losses[found.place] += 1
 
     def places(self) -> Iterator[tuple[CachePlace, CacheIndex]]:
         """The places, with their indexes. Asks none that was not read already."""
@@ -154,7 +156,7 @@ class RemoteCaches:
             reading.leave()
 
     def _counts(self, cache: _Cache, entry: CacheEntry, steps: Sequence[Layer | None]) -> bool:
-        if self._off or any(layer is not None and layer.digest in self._bad for layer in steps):
+        if self._losses[cache.number] > _MOST_LOST or any(layer in self._bad for layer in steps):
             return False
         return cache.trusts(entry)
 
@@ -200,6 +202,7 @@ class RemoteCaches:
 class _Cache:
     """A place that was read."""
 
+    number: int
     source: CacheSource
     place: CachePlace
     index: CacheIndex
@@ -221,6 +224,9 @@ class _Cache:
         if entry.key not in self._trusted:
             self._trusted[entry.key] = self.trust.trusts(entry)
         return self._trusted[entry.key]
+
+    def found(self, entry: CacheEntry) -> Found:
+        return Found(entry, self.label, self.number, self.trust is not None)
 
     def offer(self, layer: Layer, observer: Observer) -> Offer:
         from engine.blobsources import Offer
@@ -249,8 +255,9 @@ class _Cache:
 class _Reading:
     """One source being read, by a thread that nobody must wait for."""
 
-    def __init__(self, source: CacheSource, open_source: OpenSource, open_trust: OpenTrust | None) -> None:
+    def __init__(self, number: int, source: CacheSource, open_source: OpenSource, open_trust: OpenTrust | None) -> None:
         self.source = source
+        self._number = number
         self.done = threading.Event()
         self.error: BaseException | None = None
         self.cache: _Cache | None = None
@@ -267,7 +274,7 @@ class _Reading:
             with self._lock:
                 self._place = place
             if not self._left:
-                self.cache = _Cache(self.source, place, place.read(), trust)
+                self.cache = _Cache(self._number, self.source, place, place.read(), trust)
         except BaseException as error:  # raised again, or told, by who waits
             self.error = error
         self.done.set()

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from cache.carry.urls import without_login
+
 ALL_MOUNTS = "*"
 """In `mounts`: every cache mount of the build."""
 
@@ -80,10 +82,3 @@ class CacheTarget:
     def label(self) -> str:
         """What to call it to the user."""
         return self.type.label(self.where)
-
-
-def without_login(url: str) -> str:
-    """The URL as it may be shown."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path.partition('?')[0]}"

@@ -66,12 +66,14 @@ def push_image(
     observer: Observer = ignore,
     cancelled: threading.Event | None = None,
     look_first: bool = False,
+    check: Callable[[], object] | None = None,
 ) -> Pushed:
     """Bring an image into a registry under a name, byte for byte: the digest there is the digest here.
 
     `manifest` is a manifest, or an index: what it names is read with `open_blob`. A reference with a digest alone
     pushes without a tag. Nobody sees anything of the image before all of it is there. Never goes to a mirror.
     With `look_first` the repository is asked for the image itself before its blobs: one that it has only gets the tag.
+    `check` is called before anything is sent; not where only the tag is set.
 
     Raises UsageError (`push-digest`) for a reference with another image's digest; TransferError
     (`registry-unauthorized`, `registry-unreachable`, `registry-failed`, `push-refused`), UntrustedDataError,
@@ -93,6 +95,8 @@ def push_image(
             whole = documents[-1]
             put_manifest(client, reference, whole.data, whole.media_type, whole.target)
         return Pushed(digest, len(blobs), 0, 0)
+    if check is not None:
+        check()
     uploads = []
     for blob in blobs.values():
         known = tuple(origin for origin in origins(blob.digest) if origin != reference.repository)

@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cache.store import Store
@@ -24,9 +25,10 @@ from engine.platforms import folder_name
 from engine.supply import LayerSupply
 from machinefile.errors import UsageError
 
-Push = Callable[[Built, Sequence[str], Open], None]
+Push = Callable[[Built, Sequence[str], Open, Callable[[], object]], None]
 """Sends an image, or an index with its images, to the registries of its names; what they lack of its blobs is opened
-by digest, and fetched first if it is not in the store."""
+by digest, and fetched first if it is not in the store. The last is called before a registry is sent anything; not if it
+has the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +100,18 @@ class _Writer:
                 code="output-nameless",
                 hint="name it with -t NAME or name=NAME",
             )
-        if is_whole(built, self.store):
+        layers = [layer for image in built.images for layer in image.layers]
+        supply = self.supply
+        if is_whole(built, self.store) and (supply is None or supply.all_checked(layers)):
             for name in names:
                 built.keep(name, self.store)
         if output.push:
             if self.push is None:
                 raise UsageError("push=true is not supported here", code="output-unsupported")
-            layers = [layer for image in built.images for layer in image.layers]
-            self.push(built, names, self.supply.opener(layers) if self.supply is not None else self.store.blobs.open)
+            if supply is None:
+                self.push(built, names, self.store.blobs.open, lambda: None)
+            else:
+                self.push(built, names, supply.opener(layers), partial(supply.check, layers))
 
     def _files(self, output: OutputSpec) -> None:
         match output.type:

@@ -72,8 +72,13 @@ def test_a_second_run_on_an_empty_store_starts_no_vm_and_fetches_no_layer(
     assert again["steps"] == {"hit": 3, "run": 0, "total": 3}
     assert has(second.store, layers_of(name)) == []
     elsewhere = ci.fresh()
-    elsewhere.build(caches[0], "-t", f"{address}/lazy/other:2", "--push", context)
-    assert has(elsewhere.store, layers_of(f"{address}/lazy/other:2")) == [], "the registry has all of it already"
+    other = f"{address}/lazy/other:2"
+    elsewhere.build(caches[0], "-t", other, "--push", context)
+    layers = layers_of(other)
+    own = layers[len(layers_of(base)) :]
+    assert has(elsewhere.store, layers) == own, (
+        "nobody signed them: they are looked at before they are in another image"
+    )
     kept = ci.fresh()
     assert kept.build(caches[0], "-t", name, context)["image.digest"] == first["image.digest"]
     assert len(has(kept.store, layers_of(name))) == len(layers_of(name))
@@ -81,6 +86,23 @@ def test_a_second_run_on_an_empty_store_starts_no_vm_and_fetches_no_layer(
     assert {step["reason"] for step in planned["steps"] if step["instruction"].startswith(("RUN", "COPY"))} == {
         f"in the cache registry {cache}"
     }
+
+
+def test_a_signed_cache_is_pushed_to_a_new_name_without_fetching(ci: Ci, registry: object) -> None:
+    address = registry.address  # type: ignore[attr-defined]
+    context = ci.mbuild.context("FROM scratch\nCOPY f /f\n", f="f")
+    private, public = ci.mbuild.folder / "cache.key", ci.mbuild.folder / "cache.pub"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True, timeout=60)
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True, timeout=60)
+    cache = f"type=registry,ref={address}/signed/cache:main"
+    first = ci.fresh().build(
+        f"--cache-to={cache},sign-key={private}", "-t", f"{address}/signed/app:1", "--push", context
+    )
+    other = ci.fresh()
+    name = f"{address}/signed/other:1"
+    again = other.build(f"--cache-from={cache},verify-key={public}", "-t", name, "--push", context)
+    assert (again["image.digest"], again["steps"]["run"]) == (first["image.digest"], 0)  # type: ignore[index]
+    assert has(other.store, layers_of(name)) == []
 
 
 def test_images_for_two_platforms_are_pushed_out_of_a_cache_in_a_folder(ci: Ci, registry: object) -> None:
@@ -100,5 +122,11 @@ def test_a_cache_that_cannot_be_reached_is_a_warning(ci: Ci) -> None:
     context = ci.mbuild.context("FROM scratch\nCOPY f /f\n", f="f")
     done = ci.fresh().ok("--progress=plain", "--cache-from=type=registry,ref=127.0.0.1:9/no/cache:1", context)
     assert "cache-unavailable" in done.stderr
+    ftp = "ftp://127.0.0.1:1/cache"
+    done = ci.fresh().ok("--progress=plain", f"--cache-from={ftp}", f"--cache-to={ftp},ignore-error=true", context)
+    assert "cache-unavailable" in done.stderr
+    assert f"no cache goes to {ftp}" in done.stderr
+    done = ci.mbuild(f"--cache-to={ftp}", context)
+    assert done.returncode == 4, done.stderr
     done = ci.mbuild("--cache-from=type=local,src=nowhere,verify-key=none.pem", context)
     assert done.returncode == 2, done.stderr

@@ -96,7 +96,12 @@ def test_an_export_that_fails_leaves_all_else_and_exits_with_4(mbuild: Mbuild) -
 
 def test_what_cannot_be_opened_is_told_before_the_build(mbuild: Mbuild) -> None:
     context = _copies(mbuild)
+    thesis = mbuild.folder / "papers" / "thesis"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
     for target, code in (
+        (f"type=local,dest={thesis.parent}", 3),
+        (f"type=local,dest={thesis}/cache", 3),
         (f"type=local,dest=d,sign-key={mbuild.folder}/none", 2),
         ("type=gha", 2),
         ("nonsense://x/y", 2),
@@ -104,6 +109,7 @@ def test_what_cannot_be_opened_is_told_before_the_build(mbuild: Mbuild) -> None:
         done = mbuild("-t", "app:1", "--cache-to", target, context)
         assert done.returncode == code, done.stderr
     assert "app:1" not in mbuild.ok("images").stdout
+    assert list(thesis.parent.iterdir()) == [thesis]
 
 
 def test_load_is_what_is_done_anyway(mbuild: Mbuild) -> None:

@@ -44,6 +44,17 @@ MOUNTS = st.builds(
 PACKS = st.builds(CarriedBlob, NAMES, st.integers(0, 1 << 40))
 
 
+def test_an_older_entry_that_says_otherwise_of_a_blob_goes() -> None:
+    """Else the document would say of both what one of them says."""
+    true, other = entry("true", b"blob"), entry("other", b"another")
+    lie = entry("lie", b"blob", b"another")
+    (first, second) = lie.result.layers
+    lie = replace(lie, result=replace(lie.result, steps=(replace(first, diff_id=digest_of(b"x")), second)))
+    both = index(lie, other).merged(index(true))
+    assert both == index(true, other)
+    assert parse_index(both.to_json(), "it") == both
+
+
 @st.composite
 def indexes(draw: st.DrawFn) -> CacheIndex:
     made = CacheIndex(

@@ -24,7 +24,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from cache.carry import filesystem, objects
 from cache.carry.index import CacheIndex
 from cache.carry.objects import KEPT_DAYS, MOST_SEGMENTS, ObjectCache
-from machinefile.errors import HostError, InterruptedBuildError, TransferError, UntrustedDataError, UsageError
+from machinefile.errors import (
+    HostError,
+    InterruptedBuildError,
+    MbuildError,
+    TransferError,
+    UntrustedDataError,
+    UsageError,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -369,6 +376,31 @@ def test_what_does_not_answer_is_not_waited_for_forever(flaky: ObjectCache, monk
     assert caught.value.code == "cache-timeout"
 
 
+def test_what_is_read_slowly_does_not_outlive_the_place(flaky: ObjectCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads that read segments are waited for when the process ends."""
+    put(flaky, "step", b"layer")
+    asked, release = threading.Event(), threading.Event()
+
+    def wait(*_: object, **__: object) -> None:
+        asked.set()
+        release.wait(60)
+
+    def read() -> None:
+        with pytest.raises(InterruptedBuildError):
+            flaky.read()
+        stopped.append(True)
+
+    stopped: list[bool] = []
+    monkeypatch.setattr(Flaky, "cat_file", wait)
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    assert asked.wait(30)
+    flaky.close()
+    reader.join(20)
+    release.set()
+    assert stopped
+
+
 def test_a_stopped_build_does_not_wait_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     cancelled, release = threading.Event(), threading.Event()
@@ -440,6 +472,61 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         ObjectCache("gs://bucket/folder", {})
     assert caught.value.code == "package-missing"
     assert caught.value.hint == "pip install nosuchgcsfs"
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "hint"),
+    [
+        ("sftp://host/cache", "paramiko", "pip install paramiko"),
+        ("ssh://host/cache", "paramiko", "pip install paramiko"),
+        ("smb://host/share", "smbclient", "pip install smbprotocol"),
+        ("git://host/cache", "pygit2", "install it where mbuild is"),
+    ],
+)
+def test_a_package_that_is_missing_is_no_protocol(
+    monkeypatch: pytest.MonkeyPatch, url: str, module: str, hint: str
+) -> None:
+    from fsspec.registry import _registry, known_implementations
+
+    protocol = url.partition(":")[0]
+    monkeypatch.delitem(_registry, protocol, raising=False)
+    monkeypatch.delitem(sys.modules, known_implementations[protocol]["class"].rpartition(".")[0], raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(HostError) as caught:
+        ObjectCache(url, {})
+    assert (caught.value.code, caught.value.hint) == ("package-missing", hint)
+    assert hint.rpartition(" ")[2] in caught.value.message or module in caught.value.message
+
+
+class Dead(MemoryFileSystem):  # type: ignore[misc]
+    """One that logs in when it is made, to a server that is not there."""
+
+    protocol = "dead"
+    failure: Exception
+
+    def __init__(self, **options: Any) -> None:
+        raise self.failure
+
+
+@pytest.mark.parametrize(
+    ("failure", "error", "code"),
+    [
+        (ConnectionRefusedError(111, "refused"), TransferError, "cache-failed"),
+        (TimeoutError("no answer"), TransferError, "cache-timeout"),
+        (type("ProtocolError", (Exception,), {})("banner"), TransferError, "cache-failed"),
+        (TypeError("unexpected keyword argument"), UsageError, "usage"),
+    ],
+    ids=["refused", "timeout", "other", "options"],
+)
+def test_a_server_that_cannot_be_reached_is_no_mistake_of_the_user(
+    failure: Exception, error: type[MbuildError], code: str
+) -> None:
+    fsspec.register_implementation("dead", Dead, clobber=True)
+    Dead.failure = failure
+    with pytest.raises(error) as caught:
+        ObjectCache("dead://somebody:secret@x/y", {})
+    assert caught.value.code == code
+    assert caught.value.message.startswith("dead://x/y")
 
 
 def test_options_reach_the_file_system() -> None:

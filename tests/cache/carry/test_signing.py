@@ -61,6 +61,9 @@ def test_what_is_signed_is_trusted_by_who_has_the_key(keys: Path, one: CacheEntr
     assert not verifier(keys, "b").trusts(signed)
     assert not verifier(keys).trusts(signed)
     assert not verifier(keys, "a").trusts(one)
+    assert signer(keys).trusts(signed)
+    assert not signer(keys, "b").trusts(signed)
+    assert not signer(keys).trusts(one)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +110,7 @@ def test_no_field_was_forgotten() -> None:
     """Whoever adds a field decides whether it is signed, and says so here."""
     signed = {"key", "content", "result", "records"}
     assert set(CacheEntry.__slots__) == signed | {"used", "signatures"}
-    assert set(StepResult.__slots__) == {"steps", "created"} | {"seconds"}
+    assert set(StepResult.__slots__) == {"steps", "created"} | {"seconds", "hearsay"}
     assert set(CarriedMount.__slots__) == {"identity", "id", "digest", "size", "created", "signatures"}
 
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
@@ -280,18 +280,46 @@ def test_mounts_are_signed_and_get_a_signature_that_is_missing(sending: Sending)
     assert sending.build("c").mounts == 0
 
 
+@pytest.mark.parametrize("changes", [{"created": 5}, {"size": 5}, {"id": "other"}])
+def test_nobody_signs_what_others_wrote_of_a_mount(sending: Sending, changes: dict[str, Any]) -> None:
+    sending.signer = FakeSigner()
+    sending.build("c")
+    (true,) = sending.place.index.mounts.values()
+    sending.place.index = replace(sending.place.index, mounts={true.identity: replace(true, **changes)})
+    sending.build("c")
+    (mount,) = sending.place.index.mounts.values()
+    assert (mount.id, mount.digest, mount.size) == (true.id, true.digest, true.size)
+    assert mount.created >= true.created
+    assert FakeSigner().trusts(mount)
+
+
 def test_an_older_disk_does_not_take_the_place_of_a_newer(sending: Sending) -> None:
     sending.build("c")
     (mount,) = sending.place.index.mounts.values()
     theirs = b"of another machine"
     digest = "sha256:" + hashlib.sha256(theirs).hexdigest()
     sending.place.blobs[digest] = theirs
-    for created, kept in ((mount.created + 3600, True), (mount.created - 3600, False)):
+    # What is yet to come was sent by a machine whose clock is wrong.
+    for ahead, kept in ((100, True), (-3600, False), (3600, False)):
+        created = mount.created + ahead
         newer = replace(mount, digest=digest, size=len(theirs), created=created)
         sending.place.index = replace(sending.place.index, mounts={mount.identity: newer})
         sending.build("c")
         (now,) = sending.place.index.mounts.values()
         assert (now.digest == digest) is kept
+
+
+@pytest.mark.parametrize("signer", [None, FakeSigner()], ids=["unsigned", "signed"])
+def test_no_time_that_is_to_come_stays(sending: Sending, signer: FakeSigner | None) -> None:
+    sending.signer = signer
+    sending.build("c")
+    (true,) = sending.place.index.mounts.values()
+    ahead = replace(true, created=true.created + 3600)
+    ahead = signer.sign(ahead) if signer else ahead
+    sending.place.index = replace(sending.place.index, mounts={true.identity: ahead})
+    sending.build("c")
+    (now,) = sending.place.index.mounts.values()
+    assert true.created <= now.created < ahead.created
 
 
 def test_caches_that_begin_with_files_count_when_a_step_had_them(sending: Sending) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from export_place import FakeSigner, MemoryPlace
 
 from cache.carry.artifact import RECORDS_TYPE
-from cache.carry.entry import CacheEntry
+from cache.carry.entry import CacheEntry, CarriedBlob
 from cache.carry.index import CacheIndex, parse_index
 from cache.index import Kind
 from cache.results import Layer
 from cache.store import Store
 from engine.carry.export import OpenTarget
-from engine.carry.records import read_records
+from engine.carry.records import pack_records, read_records
 from engine.carry.settle import Signs
 from engine.carry.spec import CacheMode, CacheSource, CacheTarget, CacheType
 from engine.events import Note, TransferProgress, WarningRaised
@@ -25,7 +26,7 @@ from engine.images import mediatype
 from engine.output.compress import DEFAULT
 from engine.report import BuildReport
 from engine.secrets import Secrets
-from machinefile.errors import HostError, StepError, TransferError, UsageError
+from machinefile.errors import HostError, StepError, StoreError, TransferError, UsageError
 from machinefile.platform import Platform
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Shipping:
         self.source: MemoryPlace | None = None
         """What builds find with --cache-from."""
         self.signer: Signs | None = None
+        self.keys: tuple[Path, ...] = ()
+        """Of what is found there."""
 
     def open(self, target: CacheTarget) -> OpenTarget:
         return OpenTarget(target, self.place, self.signer)
@@ -60,15 +63,17 @@ class Shipping:
         wanted = {name: options.pop(name) for name in ("ignore_error", "mounts") if name in options}
         target = CacheTarget(CacheType.FSSPEC, "memory://here", mode=mode, **wanted)  # type: ignore[arg-type]
         further = {name: options.pop(name) for name in ("platforms", "secrets") if name in options}
+        source = CacheSource(CacheType.FSSPEC, "memory://there", verify_keys=self.keys)
         request = replace(
             self.workshop.request(text, **options),  # type: ignore[arg-type]
             cache_to=(target,),
-            cache_from=(CacheSource(CacheType.FSSPEC, "memory://there"),) if self.source is not None else (),
+            cache_from=(source,) if self.source is not None else (),
             **further,  # type: ignore[arg-type]
         )
         driver = self.workshop.driver
         driver.open_source = lambda source: self.source or self.place
         driver.open_target = self.open
+        driver.open_trust = lambda keys: FakeSigner(keys[0].name)
         return driver.build(request)
 
     @property
@@ -80,6 +85,10 @@ class Shipping:
         self.place.sent.clear()
         self.workshop.events.clear()
         self.place.published = 0
+
+    @property
+    def warnings(self) -> list[str]:
+        return [event.code for event in self.workshop.events if isinstance(event, WarningRaised)]
 
     @property
     def notes(self) -> list[str]:
@@ -241,6 +250,154 @@ def test_nobody_signs_a_layer_that_is_only_said_to_be_the_same(shipping: Shippin
     assert all(FakeSigner().trusts(entry) for entry in shipping.index.entries.values())
 
 
+COPYING = "FROM base AS tools\nRUN write tool made\nFROM base\nCOPY --from=tools /tool /tool\n"
+
+
+def copying(shipping: Shipping) -> CacheEntry:
+    """The entry of the step that copies, once what it copies from has gone from the store and nobody looks at it."""
+    store, plan = shipping.workshop.store, shipping.workshop.plan(COPYING)
+    for planned in plan.counted():
+        if planned.step.stage == "tools":
+            store.index.drop(Kind.RESULT, planned.key)
+    shipping.build(COPYING)
+    (key,) = (planned.key for planned in plan.counted() if planned.step.stage != "tools")
+    return shipping.index.entries[key]
+
+
+def forge(shipping: Shipping, **changes: object) -> None:
+    """As if somebody else had written that into every entry."""
+    when = {"created": changes.pop("created")} if "created" in changes else {}
+    entries = {
+        key: replace(entry, result=replace(entry.result, **when), **changes)  # type: ignore[arg-type]
+        for key, entry in shipping.index.entries.items()
+    }
+    shipping.place.index = replace(shipping.index, entries=entries)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_nobody_signs_a_content_key_that_others_wrote(shipping: Shipping, signed: bool) -> None:
+    shipping.signer = FakeSigner() if signed else None
+    shipping.build(COPYING)
+    shipping.signer = FakeSigner()
+    forge(shipping, content="sha256:" + "5" * 64)
+    entry = copying(shipping)
+    assert entry.content == entry.key
+    assert FakeSigner().trusts(entry)
+
+
+def test_a_content_key_that_we_signed_stays_where_it_is_not_known_now(shipping: Shipping) -> None:
+    shipping.signer = FakeSigner()
+    shipping.build(COPYING)
+    before = dict(shipping.index.entries)
+    entry = copying(shipping)
+    assert entry.content not in (entry.key, "")
+    assert shipping.index.entries == before
+    # Nor does a newer result of the same files lose it.
+    aged = replace(entry, result=replace(entry.result, created=1000.0), signatures=())
+    shipping.place.index = replace(shipping.index, entries={entry.key: FakeSigner().sign(aged)})
+    newer = copying(shipping)
+    assert (newer.content, newer.result.created > 1000, FakeSigner().trusts(newer)) == (entry.content, True, True)
+
+
+def test_nobody_signs_a_time_that_others_wrote(shipping: Shipping, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipping.signer = FakeSigner()
+    shipping.build()
+    true = {key: round(entry.result.created) for key, entry in shipping.index.entries.items()}
+    forge(shipping, created=max(true.values()) + 1000.0)
+    monkeypatch.setattr("engine.carry.settle.time", SimpleNamespace(time=lambda: max(true.values()) + 2000.0))
+    shipping.build()
+    assert {key: round(entry.result.created) for key, entry in shipping.index.entries.items()} == true
+    assert all(FakeSigner().trusts(entry) for entry in shipping.index.entries.values())
+
+
+def test_nobody_signs_records_that_others_wrote(shipping: Shipping) -> None:
+    shipping.build()
+    pack = pack_records({})
+    shipping.place.blobs[pack.digest] = pack.data
+    forge(shipping, records=pack.digest)
+    packs = {pack.digest: CarriedBlob(pack.digest, len(pack.data))}
+    shipping.place.index = replace(shipping.index, packs={**shipping.index.packs, **packs})
+    shipping.signer = FakeSigner()
+    shipping.build()
+    assert pack.digest not in {entry.records for entry in shipping.index.entries.values()}
+    assert read_records(shipping.place, shipping.index, shipping.index.entries).keys() == shipping.index.entries.keys()
+
+
+def test_who_signs_names_the_records_that_are_there_if_they_are_true(shipping: Shipping) -> None:
+    shipping.signer = FakeSigner("one")
+    shipping.build()
+    shipping.forget()
+    shipping.signer = FakeSigner("two")
+    shipping.build("FROM base\nCOPY a /a\n")
+    assert shipping.place.sent == []
+    (both,) = (entry for entry in shipping.index.entries.values() if FakeSigner("two").trusts(entry))
+    assert FakeSigner("one").trusts(both)
+
+
+@pytest.mark.parametrize("known", [3, 2, 1])
+@pytest.mark.parametrize("vouched", [True, False])
+def test_nobody_signs_what_an_unsigned_cache_said(
+    shipping: Shipping, tmp_path: Path, vouched: bool, known: int
+) -> None:
+    """Nor what was made of it, now or in a later build."""
+    text = "FROM base AS tools\nRUN write a 1\nFROM base\nCOPY --from=tools /a /a\nRUN write b 2\n"
+    theirs = Shipping(shipping.workshop)
+    theirs.signer = FakeSigner("theirs")
+    theirs.build(text)
+    keys = [planned.key for planned in shipping.workshop.plan(text).counted()]
+    theirs.place.index = theirs.index.only(lambda one: isinstance(one, CacheEntry) and one.key in keys[:known])
+    shipping.signer = FakeSigner()
+    shipping.keys = (Path("theirs"),) if vouched else ()
+    with Store(tmp_path / "other") as other:
+        shipping.workshop.store = other
+        for source in (theirs.place, None):
+            shipping.source = source
+            shipping.place = MemoryPlace()
+            assert shipping.build(text).run == (3 - known if source else 0)
+            assert {FakeSigner().trusts(entry) for entry in shipping.index.entries.values()} == {vouched}
+            assert ("cache-unsigned" in shipping.warnings) is not vouched
+            shipping.forget()
+
+
+def test_nobody_signs_what_is_found_by_what_an_unsigned_cache_said(shipping: Shipping, tmp_path: Path) -> None:
+    text = "FROM base AS tools\n{first}\nFROM base\nCOPY --from=tools /a /a\nRUN write b 2\n"
+    one, two = text.format(first="RUN write a 1"), text.format(first='RUN ["write a 1"]')
+    theirs = Shipping(shipping.workshop)
+    theirs.build(one)
+    tools, copied, ran = (planned.key for planned in shipping.workshop.plan(one).counted())
+    shipping.signer = FakeSigner()
+
+    def unsigned(store: Store, text: str, *known: str) -> int:
+        shipping.workshop.store = store
+        shipping.source = MemoryPlace(blobs=theirs.place.blobs)
+        shipping.source.index = theirs.index.only(lambda one: isinstance(one, CacheEntry) and one.key in known)
+        shipping.place = MemoryPlace()
+        shipping.build(text)
+        assert len(shipping.index.entries) == 3
+        return sum(not FakeSigner().trusts(entry) for entry in shipping.index.entries.values())
+
+    with Store(tmp_path / "above") as other:
+        # What stands on files made here is hearsay still, if it comes from there.
+        assert unsigned(other, two, copied, ran) == 2
+    with Store(tmp_path / "below") as other:
+        assert unsigned(other, two) == 0
+        # And so is what was made here of files that are said to be what another step came to.
+        assert unsigned(other, one, tools) == 3
+
+
+def test_what_we_signed_stays_signed_after_a_build_from_an_unsigned_cache(shipping: Shipping, tmp_path: Path) -> None:
+    shipping.signer = FakeSigner()
+    shipping.build()
+    before = dict(shipping.index.entries)
+    shipping.source = shipping.place
+    shipping.forget()
+    with Store(tmp_path / "other") as other:
+        shipping.workshop.store = other
+        shipping.build()
+    assert shipping.index.entries == before
+    assert shipping.warnings == []
+
+
 def test_a_newer_result_of_a_step_takes_the_place_of_the_older(shipping: Shipping) -> None:
     shipping.build()
     old = shipping.index
@@ -274,6 +431,20 @@ def test_a_failed_export_fails_after_all_else_is_there(shipping: Shipping) -> No
     assert report.exports.failure.exit_code == 4
     assert "memory" in report.exports.failure.message
     assert shipping.place.closed
+
+
+def test_a_folder_that_fails_is_a_place_that_fails(shipping: Shipping) -> None:
+    shipping.place.failure = HostError("the folder is full", code="cache-folder", hint="make room")
+    report = shipping.build()
+    assert report.exports is not None
+    failure = report.exports.failure
+    assert failure is not None
+    assert (failure.exit_code, failure.code, failure.hint) == (4, "cache-folder", "make room")
+    shipping.place.failure = StoreError("the store cannot be read", code="store-failed")
+    report = shipping.build()
+    assert report.exports is not None
+    assert report.exports.failure is not None
+    assert report.exports.failure.exit_code == 3
 
 
 def test_a_failed_export_that_may_fail_is_a_warning(shipping: Shipping) -> None:

@@ -18,8 +18,10 @@ from push_registry import Fault, PushRegistry, Request
 
 from cache.carry.artifact import ARTIFACT_TYPE, RECORDS_TYPE, manifest_of, pack_index
 from cache.carry.entry import CacheEntry, CarriedBlob, CarriedMount
-from cache.carry.index import MEDIA_TYPE, MOST_LAYERS, CacheIndex
+from cache.carry.index import MEDIA_TYPE, MOST_LAYERS, MOST_STEPS, CacheIndex
 from cache.results import Layer, StepResult
+from engine.carry import registry as registry_cache
+from engine.carry.inline import parse_inline
 from engine.carry.registry import RegistryCache
 from engine.carry.tagged import INDEX_ANNOTATION
 from engine.images import mediatype
@@ -573,6 +575,44 @@ def test_all_images_of_an_index_are_read(server, open_cache, new_client) -> None
     lines.append(Descriptor(mediatype.OCI_MANIFEST, digest_of(without), len(without)))
     put(server, client, Index(tuple(lines)).to_json(), mediatype.OCI_INDEX)
     assert set(open_cache(server.address).read().entries) == {name_of("a"), name_of("b")}
+
+
+def test_images_with_very_many_steps_take_no_more_than_an_index(server, open_cache, new_client, monkeypatch) -> None:
+    """A result has the places of all steps below it, too."""
+    read: list[int] = []
+    most: list[int] = []
+    merged = CacheIndex.merged
+
+    def places(index: CacheIndex) -> int:
+        return sum(len(entry.result.steps) for entry in index.entries.values())
+
+    def parsing(*args: Any) -> CacheIndex:
+        index = parse_inline(*args)
+        read.append(places(index))
+        return index
+
+    def merging(old: CacheIndex, new: CacheIndex) -> CacheIndex:
+        most.append(sum(read) + places(old))
+        read.remove(places(new))
+        return merged(old, new)
+
+    monkeypatch.setattr(registry_cache, "parse_inline", parsing)
+    monkeypatch.setattr(CacheIndex, "merged", merging)
+    client = new_client()
+    lines = []
+    for number in range(7):
+        text = inline_text(*([name_of(f"{number} {step}"), "", None] for step in range(2000)))
+        data = image_of(server, text).to_json()
+        server.manifests["app", digest_of(data)] = data
+        server.types[digest_of(data)] = mediatype.OCI_MANIFEST
+        lines.append(Descriptor(mediatype.OCI_MANIFEST, digest_of(data), len(data)))
+    put(server, client, Index(tuple(lines)).to_json(), mediatype.OCI_INDEX)
+    index = open_cache(server.address).read()
+    assert places(index) <= MOST_STEPS
+    assert max(most) <= (registry_cache.PARALLEL + 1) * MOST_STEPS
+    alone = parse_inline(text, [], "the image")
+    assert MOST_STEPS - 2000 <= places(alone) <= MOST_STEPS
+    assert name_of("6 1999") in alone.entries, "the last step is worth most"
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ class Elsewhere:
     pushed: list[dict[str, bytes]] = field(default_factory=list)
     """The blobs that pushes asked for."""
     registry_has: set[str] = field(default_factory=set)
+    """Blobs and manifests."""
 
     @property
     def place(self) -> MemoryCache:
@@ -95,8 +96,12 @@ class Elsewhere:
             open_trust=open_trust,
         )
 
-    def _push(self, built: Built, names: Sequence[str], open_blob: Callable[[str], Any]) -> None:
+    def _push(
+        self, built: Built, names: Sequence[str], open_blob: Callable[[str], Any], check: Callable[[], object]
+    ) -> None:
         sent = {}
+        if built.digest not in self.registry_has:
+            check()
         for blob in built.below():
             if blob.digest not in self.registry_has:
                 with open_blob(blob.digest) as file:
@@ -197,11 +202,12 @@ def test_a_rebuilt_parent_that_is_the_same_stops_there(elsewhere: Elsewhere) -> 
     below = "FROM base\nRUN --network=none write a same\nRUN write b 2\nRUN write c 3\n"
     elsewhere.place.fetched.clear()
     report = elsewhere.build(below)
-    assert report.run == 1
+    assert (report.run, report.imported) == (1, 2)
     assert len(elsewhere.place.fetched) == 2
     assert elsewhere.first.build(below).digest == report.digest
     reads = elsewhere.place.reads
-    assert elsewhere.build(below).run == 0
+    again = elsewhere.build(below)
+    assert (again.run, again.imported) == (0, 0)
     assert elsewhere.place.reads == reads, "what came by its content was kept too"
 
 
@@ -229,10 +235,14 @@ def test_what_stands_on_a_step_with_a_time_to_live_is_found_elsewhere(elsewhere:
     assert elsewhere.place.reads == reads
 
 
+def all_of(elsewhere: Elsewhere, report: BuildReport) -> set[str]:
+    manifest, _ = elsewhere.first.image(report.digest)
+    return {report.digest, manifest.config.digest, *(layer.digest for layer in manifest.layers)}
+
+
 def test_a_push_of_what_the_registry_has_fetches_nothing(elsewhere: Elsewhere) -> None:
     cold = elsewhere.fill()
-    manifest, _ = elsewhere.first.image(cold.digest)
-    elsewhere.registry_has = {manifest.config.digest, *(layer.digest for layer in manifest.layers)}
+    elsewhere.registry_has = all_of(elsewhere, cold)
     elsewhere.first.source.fetched.clear()
     report = elsewhere.build(outputs=PUSHED, names=("registry.example/app:2",))
     assert (report.digest, report.run, report.restores) == (cold.digest, 0, 0)
@@ -248,11 +258,40 @@ def test_a_push_sends_what_the_registry_lacks(elsewhere: Elsewhere) -> None:
     manifest, _ = elsewhere.first.image(cold.digest)
     base, *_, last = manifest.layers
     elsewhere.registry_has = {layer.digest for layer in manifest.layers[1:-1]}
-    elsewhere.build(outputs=PUSHED)
+    elsewhere.trust = Vouched(frozenset(elsewhere.place.index.entries))
+    elsewhere.build(outputs=PUSHED, keys=(Path("key.pem"),))
     (sent,) = elsewhere.pushed
     assert set(sent) == {manifest.config.digest, base.digest, last.digest}
     assert digest_of(sent[last.digest]) == last.digest
-    assert elsewhere.place.fetched == [last.digest]
+    assert elsewhere.place.fetched == [last.digest], "what a trusted key has signed is as good as looked at"
+
+
+def test_what_nobody_signed_is_looked_at_before_it_is_part_of_a_new_image(elsewhere: Elsewhere) -> None:
+    cold = elsewhere.fill()
+    elsewhere.registry_has = all_of(elsewhere, cold)
+    elsewhere.place.change(lambda layer: replace(layer, diff_id=f"sha256:{7:064x}"))
+    report = elsewhere.build(outputs=PUSHED, names=("registry.example/app:2",))
+    assert report.digest == cold.digest
+    assert set(elsewhere.warnings()) == {"cache-layer-lost"}
+    assert len(elsewhere.pushed) == 1, "nothing was sent of what turned out to be wrong"
+
+
+class Everything(set[str]):
+    def __contains__(self, digest: object) -> bool:
+        return True
+
+
+def test_an_image_of_layers_that_nobody_looked_at_gets_no_name(elsewhere: Elsewhere) -> None:
+    elsewhere.build("FROM base\nRUN write other 0\n")
+    elsewhere.fill()
+    for data in elsewhere.place.blobs.values():
+        elsewhere.store.blobs.put(data)
+    elsewhere.place.change(lambda layer: replace(layer, diff_id=digest_of(layer.diff_id.encode())))
+    elsewhere.registry_has = Everything()
+    report = elsewhere.build(outputs=PUSHED)
+    assert elsewhere.pushed == [{}]
+    assert elsewhere.store.blobs.has(report.digest)
+    assert list(elsewhere.store.names.all()) == []
 
 
 def test_a_push_of_all_that_is_here_keeps_the_name(elsewhere: Elsewhere) -> None:
@@ -277,7 +316,7 @@ def test_images_for_several_platforms_are_pushed_without_fetching(elsewhere: Els
     elsewhere.place.take(first.store, first.driver.plan(request))
     manifest = [first.image(image.digest)[0] for image in cold.images]
     elsewhere.registry_has = {blob.digest for one in manifest for blob in (one.config, *one.layers)}
-    elsewhere.registry_has |= {image.digest for image in cold.images}
+    elsewhere.registry_has |= {cold.digest, *(image.digest for image in cold.images)}
     first.source.fetched.clear()
     report = elsewhere.build(text, platforms=platforms, outputs=PUSHED)
     assert (report.digest, report.run) == (cold.digest, 0)
@@ -464,6 +503,31 @@ def test_what_one_cache_lost_another_has(elsewhere: Elsewhere) -> None:
     assert (report.digest, report.run) == (cold.digest, 0)
     assert elsewhere.warnings() == []
     assert len(elsewhere.places["other"].fetched) == 3
+
+
+def test_a_cache_that_lies_costs_another_nothing(elsewhere: Elsewhere) -> None:
+    """It says of the same blobs that they are something else, of more than are tolerated."""
+    text = "FROM base\n" + "".join(f"RUN write f{number} {number}\n" for number in range(8))
+    cold = elsewhere.fill(text)
+    elsewhere.places["other"] = MemoryCache(elsewhere.place.index, dict(elsewhere.place.blobs), "other")
+    elsewhere.place.change(lambda layer: replace(layer, diff_id=digest_of(layer.diff_id.encode())))
+    report = elsewhere.build(text)
+    assert (report.digest, report.run) == (cold.digest, 0)
+    assert 1 <= len(elsewhere.warnings()) <= 4
+
+
+def test_each_cache_may_lose_a_few_layers(elsewhere: Elsewhere) -> None:
+    """The first names layers that nobody has, more than are tolerated."""
+    stages = "".join(f"FROM base AS s{number}\nRUN write f{number} {number}\n" for number in range(6))
+    text = stages + "FROM base\n" + "".join(f"COPY --from=s{number} /f{number} /a\n" for number in range(6))
+    elsewhere.fill(text)
+    whole = MemoryCache(elsewhere.place.index, dict(elsewhere.place.blobs), "other")
+    lost = MemoryCache(elsewhere.place.index, label="lost")
+    lost.change(lambda layer: replace(layer, digest=digest_of(layer.digest.encode())))
+    elsewhere.places = {"lost": lost, "other": whole}
+    report = elsewhere.build(text.replace("/a", "/b"))
+    assert report.run == 6, "the copies"
+    assert elsewhere.warnings() == ["cache-layer-lost"] * 4
 
 
 def test_several_caches_have_each_a_part(elsewhere: Elsewhere) -> None:

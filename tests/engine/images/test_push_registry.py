@@ -99,12 +99,22 @@ def test_an_image_that_is_looked_for_first_and_is_there_only_gets_its_tag(regist
     def opened(digest: str) -> io.BytesIO:
         raise AssertionError("nothing needs to be sent")
 
+    def refuse() -> None:
+        raise StoreError("that is no layer", code="blob-corrupt")
+
+    def check() -> None:
+        checked.append(True)
+
+    checked: list[bool] = []
     with anonymous() as client:
-        first = push(client, pushed_image, registry, "looked/for:1", look_first=True)
-        assert first.sent == 3
+        with pytest.raises(StoreError):
+            push(client, pushed_image, registry, "looked/for:1", look_first=True, check=refuse)
+        first = push(client, pushed_image, registry, "looked/for:1", look_first=True, check=check)
+        assert first.sent == 3, "nothing was sent before it was looked at"
+        assert checked.pop()
         reference = Reference.parse(f"{registry.address}/looked/for:2")
-        again = push_image(client, reference, pushed_image.data, opened, look_first=True)
-        assert (again.sent, again.there) == (0, 3)
+        again = push_image(client, reference, pushed_image.data, opened, look_first=True, check=check)
+        assert (again.sent, again.there, checked) == (0, 3, [])
     assert raw(registry, "looked/for:2") == pushed_image.data
 
 
