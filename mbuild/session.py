@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cache.blobs import SMALL
 from cache.store import Store, default_folder
 from engine.events import Note, Observer
 from machinefile.errors import StoreError
@@ -56,10 +57,10 @@ def open_images(
             where = store.set_aside
             observer(Note(f"the store of an older mbuild is in {where} now; mbuild cache prune removes it"))
 
-        def stored(digest: str) -> bytes | None:
+        def stored(digest: str, size: int) -> bytes | None:
             try:
-                return store.blobs.read(digest)
-            except StoreError:  # missing, or damaged and removed: it comes anew
+                return store.blobs.read(digest, min(size or SMALL, SMALL))
+            except StoreError:  # missing, damaged and removed, or something else: it comes anew
                 return None
 
         with ImageSources(Path.cwd(), observer=observer, stored=stored, flags=flags, cancelled=cancelled) as source:
