@@ -112,13 +112,14 @@ class CacheCheck:
 
     def has(self, digest: str, size: int) -> bool:
         """Whether a blob is there, and not known to be damaged."""
-        if digest in self.bad:
-            return False
+        return digest not in self.bad and self._size(digest) == size
+
+    def _size(self, digest: str) -> int | None:
+        """Of a blob; None when it is not there. Not BlobStore.has: to look after a blob is not to use it."""
         try:
-            # Not BlobStore.has: to look after a blob is not to use it.
-            return self.store.blobs.path(digest).stat().st_size == size
+            return self.store.blobs.path(digest).stat().st_size
         except FileNotFoundError:
-            return False
+            return None
 
     def _drop_blob(self, digest: str) -> None:
         if not self._is_right(digest):
@@ -164,9 +165,10 @@ class CacheCheck:
 
     def _denied(self, layer: Layer, diff_id_of: DiffId) -> str:
         """What the blob of a layer, or another entry, says against it."""
-        if not self.store.blobs.has(layer.digest) or layer.digest in self.bad:
+        size = self._size(layer.digest)
+        if size is None or layer.digest in self.bad:
             return ""
-        if not self.store.blobs.has(layer.digest, layer.size):
+        if size != layer.size:
             return f"it takes the blob {layer.digest} for {layer.size} bytes"
         if layer.digest == layer.diff_id:
             return ""

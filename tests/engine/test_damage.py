@@ -221,6 +221,18 @@ def test_a_check_finds_what_was_harmed_and_mends_it(workshop: Workshop, built: s
     assert harms_of(workshop.store) == []
 
 
+@pytest.mark.parametrize("fast", [False, True], ids=["whole", "fast"])
+def test_to_look_after_the_store_is_not_to_use_it(workshop: Workshop, built: str, fast: bool) -> None:
+    """Otherwise nothing would be old any more for those who clean it."""
+    for mark in (workshop.store.root / "used").iterdir():
+        os.utime(mark, (1, 1))
+    with Store(workshop.store.root) as other:
+        before = other.uses.times()
+        assert len(before) > 3
+        assert harms_of(other, fast=fast) == []
+        assert other.uses.times() == before
+
+
 def test_a_cached_build_reads_no_layer(workshop: Workshop, built: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
