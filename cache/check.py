@@ -16,6 +16,7 @@ from cache.finding import Finding, Harm, Seen
 from cache.index import Kind
 from cache.results import Layer, StepResult
 from cache.seals import stamp_of
+from cache.shapes import is_usable
 from cache.store import FOLDERS, Store
 from machinefile.errors import InterruptedBuildError, StoreError
 
@@ -155,7 +156,7 @@ class CacheCheck:
             return Harm.RESULT, next((why for one in result.layers if (why := self._denied(one, diff_id_of))), "")
         if kind is Kind.VARIANT:
             return self._variant(key, value, diff_id_of)
-        return Harm.ENTRY, ""
+        return Harm.ENTRY, "" if is_usable(kind, value) else f"it is no {kind.value}"
 
     def _variant(self, key: str, value: object, diff_id_of: DiffId) -> tuple[Harm, str]:
         match value:

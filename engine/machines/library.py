@@ -114,10 +114,9 @@ class Library:
 
     def drop(self, digest: str) -> None:
         """Remove the machine of an image or artifact, unless it is another one's too."""
-        key = self._store.index.get(Kind.MACHINE, digest)
+        key = self._key(digest)
         self._store.index.drop(Kind.MACHINE, digest)
-        others = {self._store.index.get(Kind.MACHINE, other) for other in self._store.index.keys(Kind.MACHINE)}
-        if isinstance(key, str) and key.isalnum() and key not in others:
+        if key and key not in {self._key(other) for other in self._store.index.keys(Kind.MACHINE)}:
             self.discard(key)
 
     def discard(self, key: str) -> None:

@@ -23,6 +23,7 @@ from engine.images.reference import Reference
 from engine.images.registry import RegistryClient
 from engine.images.upload import Open
 from engine.imagestore import push
+from engine.machines.library import Library
 from engine.output.spec import parse_output
 from engine.storecheck import StoreCheck
 from machinefile.errors import InterruptedBuildError, StoreError
@@ -336,6 +337,36 @@ def test_a_result_that_names_the_wrong_layer_is_found(workshop: Workshop, built:
     (finding,) = harms_of(store)
     assert finding.harm is Harm.RESULT
     assert finding.repair() == ""
+    assert harms_of(store) == []
+
+
+ODD_ENTRIES: list[tuple[Kind, object]] = [
+    (Kind.RESULT, {"steps": [], "seconds": float("inf"), "created": 0}),
+    (Kind.RECORD, {"packed": "no base64"}),
+    (Kind.PAST, {"linux/amd64 0.0": [["k", "run", "RUN x", 10**400, 0]]}),
+    (Kind.PAST, {"linux/amd64 0.0": [["k", "run", "RUN x", 0, float("nan")]]}),
+    (Kind.PAST, {"linux/amd64 0.0": [["k"]]}),
+    (Kind.PAST, []),
+    (Kind.BASE, {"name": "x"}),
+    (Kind.MACHINE, ["unhashable"]),
+    (Kind.ORIGIN, [1]),
+    (Kind.REMOTE, ["sha256:x", 1, "", ""]),
+    (Kind.SEAL, [1, 2, 3]),
+    (Kind.DISK, 1),
+    (Kind.VARIANT, {}),
+]
+
+
+def test_entries_that_are_none_of_their_kind_are_found(workshop: Workshop, built: str) -> None:
+    store = workshop.store
+    for number, (kind, value) in enumerate(ODD_ENTRIES):
+        store.index.put(kind, f"odd{number}", value)
+    found = harms_of(store)
+    assert {finding.harm for finding in found} == {Harm.ENTRY}
+    expected = {f"{kind.value} odd{number}" for number, (kind, _) in enumerate(ODD_ENTRIES)}
+    assert {finding.subject for finding in found} == expected
+    Library(store).drop("sha256:other")  # it looks at all machines
+    assert [finding.repair() for finding in found] == [""] * len(found)
     assert harms_of(store) == []
 
 

@@ -57,6 +57,24 @@ def reasons(workshop: Workshop, text: str, **options: object) -> dict[str, str]:
     return {one.step.id: one.reason for one in workshop.plan(text, **options).steps if not one.hit}
 
 
+@pytest.mark.parametrize("odd", [float("inf"), float("nan"), 10**400], ids=["infinite", "nan", "huge"])
+def test_a_time_that_is_none_is_not_shown(workshop: Workshop, odd: float) -> None:
+    workshop.build("FROM base\nRUN write a x\n")
+    index = workshop.store.index
+    (project,) = index.keys(Kind.PAST)
+    past = index.get(Kind.PAST, project)
+    assert isinstance(past, dict)
+    for kind in (Kind.RESULT, Kind.CONTENT):
+        for key in list(index.keys(kind)):
+            index.put(kind, key, {"steps": [], "seconds": odd, "created": odd})
+    for place, traces in past.items():
+        past[place] = [[*trace[:3], odd, odd] for trace in traces]
+    index.put(Kind.PAST, project, past)
+    shown = "".join(told(one) for one in explain(workshop, "FROM base\nRUN write a y\n").values())
+    assert "nan" not in shown
+    assert "inf" not in shown
+
+
 def test_a_changed_file_is_named_where_it_matters_and_the_steps_after_follow(workshop: Workshop) -> None:
     workshop.write("src/app.py", "1")
     workshop.build(TEXT)
