@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.blobs import SMALL
+from cache.reserve import is_full, keep_reserve, make_room, release_reserve, retake_reserve
 from cache.store import Store, default_folder
 from engine.events import Note, Observer
 from machinefile.errors import StoreError
@@ -30,7 +31,26 @@ if TYPE_CHECKING:
 
 def open_store(folder: str) -> Store:
     """The store that --cache-dir names, or the default one."""
-    return Store(store_folder(folder))
+    store = Store(store_folder(folder))
+    keep_reserve(store.root)
+    return store
+
+
+@contextmanager
+def open_store_to_clean(folder: str, *, aside: bool = False) -> Iterator[Store]:
+    """The same for who makes room in it, or looks where there is some: it opens on a full disk too. `aside`: older
+    stores that were set aside may go for that."""
+    root = store_folder(folder)
+    if not release_reserve(root) and is_full(root):
+        from engine.vm.runfolder import sweep
+
+        make_room(root, aside=aside)
+        sweep(root / "vm" / "run")
+    try:
+        with Store(root) as store:
+            yield store
+    finally:
+        retake_reserve(root)
 
 
 def store_folder(folder: str) -> Path:
