@@ -19,6 +19,8 @@ from machinefile.errors import StoreError, UntrustedDataError
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CHUNK = 1 << 20
+SMALL = 16 << 20
+"""Bytes: no manifest or configuration that is taken is larger."""
 _AGAIN = "build again: what is missing is made anew"
 
 
@@ -171,10 +173,17 @@ class BlobStore:
             file.close()
             raise
 
-    def read(self, digest: str, limit: int = 16 << 20) -> bytes:
-        """Read a small blob whole and check it. Raises StoreError (`blob-missing`, `blob-corrupt`)."""
+    def read(self, digest: str, limit: int = SMALL) -> bytes:
+        """Read a small blob whole and check it. One of more than `limit` bytes is not looked into: who names it may
+        not know, or not care, what it is. Raises StoreError (`blob-missing`, `blob-corrupt`, `blob-too-large`)."""
         with self._open(digest) as file:
             content = file.read(limit + 1)
+            if len(content) > limit:
+                raise StoreError(
+                    f"the blob {digest} in the store has more than {limit} bytes: too large for what it is read for",
+                    code="blob-too-large",
+                    hint="if it should be a manifest or a configuration, run: mbuild cache check --repair",
+                )
             if digest_of(content) != digest:
                 self._drop_damaged(digest, file)
                 raise _corrupt(digest)

@@ -16,6 +16,7 @@ from cache.finding import Finding, Harm, Seen
 from cache.index import Kind
 from cache.results import Layer, StepResult
 from cache.seals import stamp_of
+from cache.shapes import is_usable
 from cache.store import FOLDERS, Store
 from machinefile.errors import InterruptedBuildError, StoreError
 
@@ -112,13 +113,14 @@ class CacheCheck:
 
     def has(self, digest: str, size: int) -> bool:
         """Whether a blob is there, and not known to be damaged."""
-        if digest in self.bad:
-            return False
+        return digest not in self.bad and self._size(digest) == size
+
+    def _size(self, digest: str) -> int | None:
+        """Of a blob; None when it is not there. Not BlobStore.has: to look after a blob is not to use it."""
         try:
-            # Not BlobStore.has: to look after a blob is not to use it.
-            return self.store.blobs.path(digest).stat().st_size == size
+            return self.store.blobs.path(digest).stat().st_size
         except FileNotFoundError:
-            return False
+            return None
 
     def _drop_blob(self, digest: str) -> None:
         if not self._is_right(digest):
@@ -154,7 +156,7 @@ class CacheCheck:
             return Harm.RESULT, next((why for one in result.layers if (why := self._denied(one, diff_id_of))), "")
         if kind is Kind.VARIANT:
             return self._variant(key, value, diff_id_of)
-        return Harm.ENTRY, ""
+        return Harm.ENTRY, "" if is_usable(kind, value) else f"it is no {kind.value}"
 
     def _variant(self, key: str, value: object, diff_id_of: DiffId) -> tuple[Harm, str]:
         match value:
@@ -164,9 +166,10 @@ class CacheCheck:
 
     def _denied(self, layer: Layer, diff_id_of: DiffId) -> str:
         """What the blob of a layer, or another entry, says against it."""
-        if not self.store.blobs.has(layer.digest) or layer.digest in self.bad:
+        size = self._size(layer.digest)
+        if size is None or layer.digest in self.bad:
             return ""
-        if not self.store.blobs.has(layer.digest, layer.size):
+        if size != layer.size:
             return f"it takes the blob {layer.digest} for {layer.size} bytes"
         if layer.digest == layer.diff_id:
             return ""

@@ -26,7 +26,7 @@ def store_errors(what: str) -> Iterator[None]:
             raise StoreError(
                 f"no space left while {what}",
                 code="store-full",
-                hint="free some space, or put the store elsewhere with --cache-dir",
+                hint="free some space (mbuild cache prune), or put the store elsewhere with --cache-dir",
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise StoreError(

@@ -16,15 +16,17 @@ from machinefile.errors import InterruptedBuildError, StoreError
 GATE_POLL = 0.005
 """Seconds between two tries. flock has no deadline of its own, and a signal would not wake a thread out of it."""
 _PATIENCE = 60.0
-"""Seconds: nobody holds it for longer than it takes to rename what goes."""
+"""Seconds: nobody holds one for long."""
 
 
 class Gate:
     """A file that is flocked: shared by those who look whether something is there and note that they use it, alone by
     who looks whether what is to go is still unused and takes it away. Both are short. Threads may share one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, busy: str = "another mbuild is cleaning the store") -> None:
+        """`busy` says what the other does when it takes too long."""
         self._path = path
+        self._busy = busy
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -49,7 +51,7 @@ class Gate:
                     raise InterruptedBuildError
                 if time.monotonic() > until:
                     raise StoreError(
-                        f"another mbuild has been cleaning the store for {_PATIENCE:.0f} s",
+                        f"{self._busy}, for more than {_PATIENCE:.0f} s now",
                         code="store-busy",
                         hint="try again when it has ended",
                     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cache.files import store_errors
+from cache.reserve import is_full
 from machinefile.errors import StoreError
 
 _T = TypeVar("_T")
@@ -130,9 +131,10 @@ class Index:
                 yield name.removeprefix(prefix)
 
     def drop_all(self, entries: Iterable[tuple[Kind, str]]) -> None:
-        """Remove many entries: all, or, if that fails, none."""
-        names = [(_name(kind, key),) for kind, key in entries]
+        """Remove many entries: all, or, if that fails, none; where the disk has no room for that, in parts."""
+        self._drop([(_name(kind, key),) for kind, key in entries])
 
+    def _drop(self, names: list[tuple[str]]) -> None:
         def drop(_: object) -> None:
             # diskcache looks each one up first; what it counts, triggers of the database keep right.
             with closing(sqlite3.connect(self._folder / _FILE, timeout=60, isolation_level=None)) as database:
@@ -141,8 +143,15 @@ class Index:
                 database.executemany("DELETE FROM Cache WHERE key = ? AND raw = 1", names)
                 database.execute("COMMIT")
 
-        if names:
-            self._try(drop)
+        try:
+            if names:
+                self._try(drop)
+        except StoreError as error:
+            if error.code != "store-full" or len(names) == 1:
+                raise
+            half = len(names) // 2
+            self._drop(names[:half])
+            self._drop(names[half:])
 
     def facts(self, kind: Kind) -> Iterator[EntryFacts]:
         """What there is to know of the entries of a kind but their values, the oldest first."""
@@ -209,7 +218,7 @@ class Index:
                 with store_errors("using the index of the store"):
                     return action(self._opened())
             except sqlite3.DatabaseError as error:
-                failure = error
+                failure = _cause(error)
             except Exception as error:
                 import diskcache  # here, as everywhere: it is slow to import
 
@@ -243,7 +252,7 @@ class Index:
                 text = str(failure)
                 if again and "disk I/O error" in text:  # its files changed under the connection, or the disk fails
                     return
-                if refused := _refused(text):
+                if refused := _refused(text, self._folder):
                     raise refused from failure
             if not again:
                 raise StoreError(f"the store's index fails: {failure}", code="store-failed") from failure
@@ -258,6 +267,13 @@ class Index:
         cache, self._cache, self._identity = self._cache, None, None
         if cache is not None:
             cache.close()
+
+
+def _cause(error: sqlite3.DatabaseError) -> sqlite3.DatabaseError:
+    """What went wrong. diskcache rolls back after any failure, which fails itself if sqlite has done so already: it
+    does when the disk is full. Source: the documentation of sqlite3_get_autocommit."""
+    hidden = error.__context__
+    return hidden if "cannot rollback" in str(error) and isinstance(hidden, sqlite3.DatabaseError) else error
 
 
 def _identity(folder: Path) -> _Identity | None:
@@ -313,13 +329,14 @@ def _sum(name: str, content: bytes) -> bytes:
     return hashlib.sha256(whole).hexdigest()[:32].encode()
 
 
-def _refused(text: str) -> StoreError | None:
+def _refused(text: str, folder: Path) -> StoreError | None:
     """What sqlite says of the machine rather than of the database; None when it speaks of that."""
-    if "full" in text:
+    # sqlite calls it other names too when it cannot write its log.
+    if "full" in text or (("disk I/O error" in text or "unable to open" in text) and is_full(folder.parent)):
         return StoreError(
             "no space left while using the index of the store",
             code="store-full",
-            hint="free some space, or put the store elsewhere with --cache-dir",
+            hint="free some space (mbuild cache prune), or put the store elsewhere with --cache-dir",
         )
     if "readonly" in text or "unable to open" in text:
         return StoreError(

@@ -6,7 +6,21 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+MOST_SECONDS = 1 << 40
+"""No step takes as long, and no clock shows more."""
+_MOST_BYTES = 1 << 63
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def seconds_of(value: object) -> float | None:
+    """A time, or how long something took, out of what json.loads gave; None for what is none: that knows infinity, and
+    whole numbers of any size."""
+    match value:
+        case bool():
+            return None
+        case int() | float() if 0 <= value <= MOST_SECONDS:
+            return float(value)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +50,7 @@ class Layer:
 
 @lru_cache(maxsize=1 << 14)  # each result of a chain has the layers of all those below it
 def _layer(diff_id: str, digest: str, size: int, media_type: str) -> Layer:
-    if not _DIGEST.fullmatch(diff_id) or not _DIGEST.fullmatch(digest) or size < 0:
+    if not _DIGEST.fullmatch(diff_id) or not _DIGEST.fullmatch(digest) or not 0 <= size < _MOST_BYTES:
         raise ValueError("not a layer")
     return Layer(diff_id, digest, size, media_type)
 
@@ -74,12 +88,9 @@ class StepResult:
     def from_json(cls, value: object) -> StepResult:
         """Raises ValueError for anything that is not a result."""
         match value:
-            case {
-                "steps": list(steps),
-                "seconds": int() | float() as seconds,
-                "created": int() | float() as created,
-                **rest,
-            }:
-                layers = tuple(None if step is None else Layer.from_json(step) for step in steps)
-                return cls(layers, float(seconds), float(created), rest.get("hearsay") is True)
+            case {"steps": list(steps), "seconds": took, "created": when, **rest}:
+                seconds, created = seconds_of(took), seconds_of(when)
+                if seconds is not None and created is not None:
+                    layers = tuple(None if step is None else Layer.from_json(step) for step in steps)
+                    return cls(layers, seconds, created, rest.get("hearsay") is True)
         raise ValueError("not a result")

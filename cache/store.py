@@ -38,6 +38,7 @@ FOLDERS = frozenset(
         "contexts",
         "tmp",
         "collected",
+        "reserve",
     )
 )
 """All names at the top of a store but those of what was set aside; see Store."""
@@ -70,6 +71,7 @@ class Store:
         tmp/...               what is half done, a folder a process
         aside.N/...           a store of the older version N, which this mbuild cannot read
         collected             touched when what nobody uses was last looked for
+        reserve               room that is given back to clean up on a full disk: cache/reserve.py
 
     Any number of processes share it. A context manager: leaving it removes what this process left half done.
     """

@@ -21,7 +21,7 @@ Migration = Callable[[Path], None]
 MIGRATIONS: Mapping[int, Migration] = {}
 """By the version that they begin with."""
 
-_KEPT = ("locks", "tmp", "version")
+_KEPT = ("locks", "tmp", "version", "reserve")
 """What is in a store of every version, and says nothing of what it holds."""
 
 

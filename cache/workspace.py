@@ -7,9 +7,11 @@ import os
 import shutil
 import tempfile
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from cache.files import store_errors
+from cache.gate import Gate, try_lock
 
 _TICK = 0.02
 """Seconds: longer than the kernel's clock for files takes to move on."""
@@ -22,9 +24,9 @@ class Workspace:
     """
 
     def __init__(self, parent: Path) -> None:
-        # The parent's lock keeps another process from sweeping the new folder before its lock is held.
-        with store_errors("making a folder for temporary files"), _held(parent / ".sweep"):
-            _sweep(parent)
+        _sweep(parent)
+        # The parent's gate keeps another process from sweeping the new folder before its lock is held.
+        with store_errors("making a folder for temporary files"), _alone(parent):
             self.path = Path(tempfile.mkdtemp(dir=parent))
             self._descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
@@ -37,13 +39,9 @@ class Workspace:
     def others_began(self) -> float | None:
         """When the oldest of the other processes that live made its folder (by the file system's clock, in seconds
         since 1970); None when there is none."""
-        began = []
-        with store_errors("looking for running processes"), _held(self.path.parent / ".sweep"):
-            for folder in self.path.parent.iterdir():
-                lock = folder / "lock"
-                if folder != self.path and folder.is_dir() and not _abandoned(lock):
-                    began.append(lock.stat().st_mtime)
-        return min(began, default=None)
+        with _alone(self.path.parent):
+            began = [_began(folder) for folder in _folders(self.path.parent) if folder != self.path]
+        return min((one for one in began if one is not None), default=None)
 
     def now(self) -> float:
         """The time by the file system's clock: what is written from now on is not older, what was written before is,
@@ -69,39 +67,42 @@ class Workspace:
             self._descriptor = -1
 
 
-class _held:  # noqa: N801 - reads as a verb where it is used
-    def __init__(self, path: Path) -> None:
-        self._path = path
+def any_alive(parent: Path) -> bool:
+    """Whether a process has a workspace there."""
+    with _alone(parent):
+        return any(_began(folder) is not None for folder in _folders(parent))
 
-    def __enter__(self) -> None:
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
 
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+def _alone(parent: Path) -> AbstractContextManager[None]:
+    """Nobody else makes a workspace there meanwhile."""
+    return Gate(parent / ".sweep", "another mbuild is making a folder for temporary files").alone()
 
 
 def _sweep(parent: Path) -> None:
-    for folder in parent.iterdir():
-        if folder.is_dir() and _abandoned(folder / "lock"):
-            shutil.rmtree(folder, ignore_errors=True)
+    """Remove what the dead left. No folder gets the name of one of them again, so others need not wait for it."""
+    with _alone(parent):
+        dead = [folder for folder in _folders(parent) if _began(folder) is None]
+    for folder in dead:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _abandoned(lock: Path) -> bool:
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
+def _folders(parent: Path) -> list[Path]:
+    with store_errors("looking for running processes"):
+        return [folder for folder in parent.iterdir() if folder.is_dir()]
 
 
-def any_alive(parent: Path) -> bool:
-    """Whether a process has a workspace there."""
-    with store_errors("looking for running processes"), _held(parent / ".sweep"):
-        return any(folder.is_dir() and not _abandoned(folder / "lock") for folder in parent.iterdir())
+def _began(folder: Path) -> float | None:
+    """When the process that has a folder made it; None when that has ended, or is about to: it removes the folder with
+    the lock held."""
+    with store_errors("looking for running processes"):
+        try:
+            descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            if try_lock(descriptor, fcntl.LOCK_EX):
+                return None
+            status = os.fstat(descriptor)
+            return status.st_mtime if status.st_nlink else None
+        finally:
+            os.close(descriptor)

@@ -160,7 +160,7 @@ class StoreCheck:
             if isinstance(document, Manifest):
                 if is_machine(document):
                     held = self._check.has(document.config.digest, document.config.size)
-                    return "" if held and Library(self._store).of(digest) else "its machine is gone or damaged"
+                    return "" if held and Library(self._store).has(digest) else "its machine is gone or damaged"
                 for blob in (document.config, *document.layers):
                     if not self._check.has(blob.digest, blob.size):
                         return f"the blob {blob.digest} is gone or damaged"

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cache.blobs import SMALL
+from cache.reserve import is_full, keep_reserve, make_room, release_reserve, retake_reserve
 from cache.store import Store, default_folder
 from engine.events import Note, Observer
 from machinefile.errors import StoreError
@@ -29,7 +31,26 @@ if TYPE_CHECKING:
 
 def open_store(folder: str) -> Store:
     """The store that --cache-dir names, or the default one."""
-    return Store(store_folder(folder))
+    store = Store(store_folder(folder))
+    keep_reserve(store.root)
+    return store
+
+
+@contextmanager
+def open_store_to_clean(folder: str, *, aside: bool = False) -> Iterator[Store]:
+    """The same for who makes room in it, or looks where there is some: it opens on a full disk too. `aside`: older
+    stores that were set aside may go for that."""
+    root = store_folder(folder)
+    if not release_reserve(root) and is_full(root):
+        from engine.vm.runfolder import sweep
+
+        make_room(root, aside=aside)
+        sweep(root / "vm" / "run")
+    try:
+        with Store(root) as store:
+            yield store
+    finally:
+        retake_reserve(root)
 
 
 def store_folder(folder: str) -> Path:
@@ -56,10 +77,10 @@ def open_images(
             where = store.set_aside
             observer(Note(f"the store of an older mbuild is in {where} now; mbuild cache prune removes it"))
 
-        def stored(digest: str) -> bytes | None:
+        def stored(digest: str, size: int) -> bytes | None:
             try:
-                return store.blobs.read(digest)
-            except StoreError:  # missing, or damaged and removed: it comes anew
+                return store.blobs.read(digest, min(size or SMALL, SMALL))
+            except StoreError:  # missing, damaged and removed, or something else: it comes anew
                 return None
 
         with ImageSources(Path.cwd(), observer=observer, stored=stored, flags=flags, cancelled=cancelled) as source:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from cache.carry.entry import CacheEntry, CarriedBlob, CarriedMount, Signature, is_digest
-from cache.results import Layer, StepResult
+from cache.results import MOST_SECONDS, Layer, StepResult
 from machinefile.errors import UntrustedDataError
 
 _T = TypeVar("_T")
@@ -30,8 +30,7 @@ MOST_SIGNATURES = 8
 _MOST_LISTS = 500_000
 _MOST_VALUES = 1_500_000
 """What decides how much memory a document takes is how many values it has: so many no index within the bounds has."""
-_MOST_SECONDS = 1 << 40
-_MOST_DAYS = _MOST_SECONDS // 86400
+_MOST_DAYS = MOST_SECONDS // 86400
 _MOST_SIZE = 1 << 50
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+/-]{1,127}")
 _KEY_ID = re.compile(r"[0-9a-f]{64}")
@@ -244,10 +243,10 @@ def _entry(key: str, value: object, layers: Mapping[str, Layer]) -> CacheEntry |
             is_digest(key)
             and is_digest(content)
             and (is_digest(records) or not records)
-            and _whole(created, _MOST_SECONDS)
+            and _whole(created, MOST_SECONDS)
             and _whole(used, _MOST_DAYS)
             and not isinstance(seconds, bool)
-            and 0 <= seconds <= _MOST_SECONDS
+            and 0 <= seconds <= MOST_SECONDS
             and all(step is None or (isinstance(step, str) and step in layers) for step in steps)
         ):
             result = StepResult(
@@ -279,7 +278,7 @@ def _mount(identity: str, value: object) -> CarriedMount | None:
             is_digest(f"sha256:{identity}")
             and is_digest(digest)
             and _whole(size, _MOST_SIZE)
-            and _whole(created, _MOST_SECONDS)
+            and _whole(created, MOST_SECONDS)
             and len(name) <= _MOST_ID
             and name.isprintable()
         ):

@@ -12,7 +12,7 @@ from functools import cached_property
 from cache.index import Kind
 from cache.keys import Record
 from cache.records import pack
-from cache.results import StepResult
+from cache.results import StepResult, seconds_of
 from cache.store import Store
 from engine.plan import Plan, PlannedStep
 from engine.request import BuildRequest
@@ -45,8 +45,10 @@ class Trace:
 
 def _trace(value: object) -> Trace | None:
     match value:
-        case [str(key), str(operation), str(instruction), int() | float() as seconds, int() | float() as created]:
-            return Trace(key, operation, instruction, float(seconds), float(created))
+        case [str(key), str(operation), str(instruction), took, when]:
+            seconds, created = seconds_of(took), seconds_of(when)
+            if seconds is not None and created is not None:
+                return Trace(key, operation, instruction, seconds, created)
     return None
 
 

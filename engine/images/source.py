@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 
 _NO_FLAGS = RegistryFlags()
 
-Stored = Callable[[str], bytes | None]
-"""Gives a manifest or configuration by its digest where there is a copy at hand."""
+Stored = Callable[[str, int], bytes | None]
+"""Gives a manifest or configuration by its digest and size (bytes; 0 where that is not known) where there is a copy at
+hand."""
 
 
-def nothing_stored(digest: str) -> bytes | None:
+def nothing_stored(digest: str, size: int) -> bytes | None:
     """The store that has nothing."""
     return None
 
@@ -119,8 +120,10 @@ class ImageSources:
         self._place(image.reference).stream(descriptor, sink)
 
     def _kept(self, descriptor: Descriptor) -> bytes | None:
-        data = self._stored(descriptor.digest)
-        return data if data is not None and digest_of(data) == descriptor.digest else None
+        data = self._stored(descriptor.digest, descriptor.size)
+        if data is None or descriptor.size not in (0, len(data)):
+            return None
+        return data if digest_of(data) == descriptor.digest else None
 
     def _place(self, text: str) -> Place:
         with self._lock:

@@ -86,15 +86,27 @@ class Library:
     def get(self, key: str) -> Machine | None:
         """The machine of that key; one that is damaged counts as missing."""
         self._store.uses.find(self.path(key))
+        return self._read(key)
+
+    def of(self, digest: str) -> Machine | None:
+        """The machine last made of the image with that manifest, or pulled as the artifact with that one."""
+        key = self._key(digest)
+        return self.get(key) if key else None
+
+    def has(self, digest: str) -> bool:
+        """Whether `of` would give one: to look is not to use it."""
+        key = self._key(digest)
+        return bool(key) and self._read(key) is not None
+
+    def _key(self, digest: str) -> str:
+        key = self._store.index.get(Kind.MACHINE, digest)
+        return key if isinstance(key, str) and key.isalnum() else ""
+
+    def _read(self, key: str) -> Machine | None:
         try:
             return read_machine(self.path(key))
         except (UsageError, UntrustedDataError):
             return None
-
-    def of(self, digest: str) -> Machine | None:
-        """The machine last made of the image with that manifest, or pulled as the artifact with that one."""
-        key = self._store.index.get(Kind.MACHINE, digest)
-        return self.get(key) if isinstance(key, str) and key.isalnum() else None
 
     def remember(self, digest: str, key: str) -> None:
         """`of` gives the machine of that key from now on."""
@@ -102,10 +114,9 @@ class Library:
 
     def drop(self, digest: str) -> None:
         """Remove the machine of an image or artifact, unless it is another one's too."""
-        key = self._store.index.get(Kind.MACHINE, digest)
+        key = self._key(digest)
         self._store.index.drop(Kind.MACHINE, digest)
-        others = {self._store.index.get(Kind.MACHINE, other) for other in self._store.index.keys(Kind.MACHINE)}
-        if isinstance(key, str) and key.isalnum() and key not in others:
+        if key and key not in {self._key(other) for other in self._store.index.keys(Kind.MACHINE)}:
             self.discard(key)
 
     def discard(self, key: str) -> None:

@@ -11,16 +11,20 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from machinefile.errors import HostError
+from cache.gate import try_lock
+from machinefile.errors import HostError, InterruptedBuildError
 
 _GRACE = 60.0
 """Seconds that a folder may be without its lock: its owner may be removing it, or about to make the lock where
 folders cannot be flocked."""
+_POLL = 0.02
+"""Seconds between two tries. flock has no deadline of its own, and a signal would not wake a thread out of it."""
 _LOOK = 1.0
 """Seconds between two looks at what a machine has written."""
 _MOST_LOGGED = 64 << 20
@@ -88,15 +92,27 @@ def _abandoned(folder: Path) -> bool:
 
 
 @contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Holds a lock among processes and threads; death releases it."""
+def file_lock(path: Path, cancelled: threading.Event) -> Iterator[None]:
+    """Holds a lock among processes and threads; death releases it. Raises InterruptedBuildError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        wait_for_lock(descriptor, fcntl.LOCK_EX, cancelled)
         yield
     finally:
         os.close(descriptor)
+
+
+def wait_for_lock(
+    descriptor: int, kind: int, cancelled: threading.Event, waiting: Callable[[], None] | None = None
+) -> None:
+    """Flock a file; `waiting` is called once if that cannot be done at once. Raises InterruptedBuildError."""
+    while not try_lock(descriptor, kind):
+        if waiting is not None:
+            waiting()
+            waiting = None
+        if cancelled.wait(_POLL):
+            raise InterruptedBuildError
 
 
 class Growth:

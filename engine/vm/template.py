@@ -75,8 +75,12 @@ class TemplateMaker:
         agent = agent_path().read_bytes()
         folder = self.vm_dir / "templates" / self.key(shape, accelerator)
         template = Template(folder, shape, accelerator)
-        while not keeps_in_use(folder):
-            with file_lock(folder.with_suffix(".lock")):
+
+        def waiting() -> None:
+            self.observer(Note("waiting for another mbuild that prepares microVMs"))
+
+        while not keeps_in_use(folder, cancelled, waiting):
+            with file_lock(folder.with_suffix(".lock"), cancelled):
                 if not folder.is_dir():
                     self.observer(Note(f"preparing microVMs ({accelerator.value}); this is done once"))
                     self._make(template, build_initramfs(self.kernel, agent), cancelled)

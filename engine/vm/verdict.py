@@ -44,7 +44,7 @@ def decide(vm_dir: Path, qemu: Qemu, kernel: GuestKernel, cancelled: threading.E
     wanted = demanded()
     if wanted is not None:
         return Verdict(wanted, "MBUILD_ACCEL says so")
-    with file_lock(vm_dir / "accelerator.lock"):
+    with file_lock(vm_dir / "accelerator.lock", cancelled):
         known = remembered(vm_dir, qemu, kernel)
         if known is not None:
             return known

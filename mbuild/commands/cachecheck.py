@@ -15,7 +15,7 @@ from mbuild.arguments import Parser, add_format_option, add_store_option
 from mbuild.progress import ProgressMode, create
 from mbuild.progress.text import label
 from mbuild.progress.units import size
-from mbuild.session import open_store
+from mbuild.session import open_store_to_clean
 
 
 def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     rows: list[dict[str, object]] = []
     left = 0
     mode = ProgressMode.TTY if sys.stderr.isatty() else ProgressMode.QUIET
-    with open_store(options.cache_dir) as store, create(mode, sys.stderr) as display:
+    with open_store_to_clean(options.cache_dir) as store, create(mode, sys.stderr) as display:
         check = StoreCheck(store, display, cancelled, fast=options.fast)
         for finding in check.run():
             hindrance = finding.repair() if options.repair else ""

@@ -16,7 +16,7 @@ from mbuild.arguments import Parser, add_format_option, add_store_option
 from mbuild.collecting import add_filter_option, ago, check_images, read_filters
 from mbuild.progress.text import label
 from mbuild.progress.units import size
-from mbuild.session import open_store
+from mbuild.session import open_store_to_clean
 
 _LISTS: dict[str, Callable[[Usage], tuple[Row, ...]]] = {
     "kind": Usage.kinds,
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     add_filter_option(parser)
     options = parser.parse_args(arguments)
     filters = read_filters(options.filter)
-    with open_store(options.cache_dir) as store:
+    with open_store_to_clean(options.cache_dir) as store:
         check_images(store, filters)
         now = time.time()
         holdings = survey(store, cancelled)

@@ -18,7 +18,7 @@ from mbuild.collecting import add_filter_option, ago, check_images, read_filters
 from mbuild.commands.cachedu import thing_json
 from mbuild.progress.text import label
 from mbuild.progress.units import size
-from mbuild.session import open_store
+from mbuild.session import open_store_to_clean
 
 
 def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         keep_duration=parse_age(options.keep_duration, "--keep-duration") if options.keep_duration else 0.0,
         filters=read_filters(options.filter),
     )
-    with open_store(options.cache_dir) as store:
+    all_goes = not (options.dry_run or options.filter or options.keep_duration)
+    with open_store_to_clean(options.cache_dir, aside=all_goes) as store:
         check_images(store, policy.filters)
         done = prune(store, policy, dry_run=options.dry_run, cancelled=cancelled)
         removed = titled(store, done.removed)

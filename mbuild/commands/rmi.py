@@ -9,7 +9,7 @@ from engine.images.reference import Reference
 from engine.imagestore import untag
 from engine.machines.library import Library
 from mbuild.arguments import Parser, add_store_option
-from mbuild.session import open_store
+from mbuild.session import open_store_to_clean
 
 
 def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     add_store_option(parser)
     parser.add_argument("names", nargs="+", metavar="NAME", help="a name in the store")
     options = parser.parse_args(arguments)
-    with open_store(options.cache_dir) as store:
+    with open_store_to_clean(options.cache_dir) as store:
         for image in untag(store, options.names):
             print(f"untagged {Reference.parse(image.name).short}")
             if all(other.digest != image.digest for other in store.names.all()):

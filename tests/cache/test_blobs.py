@@ -105,3 +105,12 @@ def test_a_disk_that_refuses_leaves_nothing_and_says_what_to_do(
     assert "--cache-dir" in caught.value.hint
     assert leftovers(tmp_path) == []
     assert not blobs.has(digest_of(b"content"))
+
+
+def test_a_large_blob_that_is_read_as_a_small_one_stays(blobs: BlobStore) -> None:
+    digest = blobs.put(b"a layer")
+    with pytest.raises(StoreError) as caught:
+        blobs.read(digest, 6)
+    assert caught.value.code == "blob-too-large"
+    assert blobs.verify(digest)
+    assert blobs.read(digest, 7) == b"a layer"

@@ -248,3 +248,64 @@ def test_what_another_process_set_aside_is_written_to_no_more(index: Index, tmp_
     other = Index(tmp_path / "index")
     assert other.get(Kind.RESULT, "k") == [2]
     other.close()
+
+
+def test_a_disk_that_is_full_is_no_damage(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sqlite has rolled back by itself then, and diskcache fails at doing so again."""
+    import diskcache
+
+    def write(cache: diskcache.Cache, name: str, value: bytes) -> None:
+        with cache.transact():
+            cache._sql("ROLLBACK")
+            raise sqlite3.OperationalError("database or disk is full")
+
+    index.put(Kind.RESULT, "old", 1)
+    monkeypatch.setattr(diskcache.Cache, "set", write)
+    with pytest.raises(StoreError) as caught:
+        index.put(Kind.RESULT, "new", 1)
+    assert caught.value.code == "store-full"
+    assert index.get(Kind.RESULT, "old") == 1
+    assert index.set_aside() == ()
+
+
+@pytest.mark.parametrize(("free", "code"), [(0, "store-full"), (1 << 30, "store-failed")])
+def test_a_disk_that_fails_because_it_is_full_is_called_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, code: str
+) -> None:
+    def fail(folder: Path) -> object:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr("cache.index._open", fail)
+    monkeypatch.setattr("cache.reserve.free_bytes", lambda folder: free)
+    with pytest.raises(StoreError) as caught:
+        Index(tmp_path / "index").put(Kind.RESULT, "k", 1)
+    assert caught.value.code == code
+
+
+def test_many_entries_go_in_parts_where_there_is_no_room_for_all_at_once(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diskcache
+
+    for number in range(10):
+        index.put(Kind.RESULT, str(number), number)
+    real, begin = diskcache.Cache.delete, diskcache.Cache.transact
+    written: list[object] = []
+
+    def transact(cache: object) -> object:
+        written.clear()
+        return begin(cache)
+
+    def delete(cache: object, name: object) -> object:
+        written.append(name)
+        if len(written) > 3:
+            raise sqlite3.OperationalError("database or disk is full")
+        return real(cache, name)
+
+    monkeypatch.setattr(diskcache.Cache, "transact", transact)
+    monkeypatch.setattr(diskcache.Cache, "delete", delete)
+    index.drop_all((Kind.RESULT, str(number)) for number in range(9))
+    assert list(index.keys(Kind.RESULT)) == ["9"]
+    monkeypatch.setattr(diskcache.Cache, "delete", lambda cache, name: delete(cache, written.extend("123") or name))
+    with pytest.raises(StoreError):
+        index.drop_all([(Kind.RESULT, "9")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import cache.locks
 from cache.collection.schedule import allowance, is_due
 from cache.collection.sizes import DiskUsage
 from cache.collection.sweep import empty, take_away
-from cache.gate import Gate
+from cache.gate import Gate, try_lock
 from cache.index import Kind
 from cache.locks import locked, remove_free_locks
 from cache.store import Store
@@ -84,6 +85,52 @@ def test_a_process_sees_when_the_oldest_of_the_others_began(tmp_path: Path) -> N
     assert third.others_began() == 50
     second.close()
     third.close()
+
+
+def test_a_process_that_ends_while_it_is_looked_at_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Workspace(tmp_path), Workspace(tmp_path)
+    real = fcntl.flock
+    held: list[int] = []
+
+    def flock(descriptor: int, kind: int) -> None:
+        try:
+            real(descriptor, kind)
+        except BlockingIOError:
+            held.append(descriptor)
+            shutil.rmtree(second.path)
+            raise
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert first.others_began() is None
+    assert held
+    first.close()
+    second.close()
+
+
+def test_nobody_waits_for_ever_to_begin_nor_while_the_leavings_of_the_dead_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = tmp_path / "dead"
+    dead.mkdir()
+    monkeypatch.setattr("cache.gate._PATIENCE", 0.05)
+    free: list[bool] = []
+    real = shutil.rmtree
+
+    def rmtree(path: Path, ignore_errors: bool = False) -> None:
+        with (tmp_path / ".sweep").open("rb") as gate:
+            free.append(try_lock(gate.fileno(), fcntl.LOCK_EX))
+        real(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr("shutil.rmtree", rmtree)
+    Workspace(tmp_path).close()
+    assert not dead.exists()
+    assert free
+    assert all(free)
+    with (tmp_path / ".sweep").open("rb") as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        with pytest.raises(StoreError) as caught:
+            Workspace(tmp_path)
+    assert caught.value.code == "store-busy"
 
 
 def test_files_take_what_they_take_on_the_disk(tmp_path: Path) -> None:

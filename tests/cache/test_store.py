@@ -52,6 +52,10 @@ def test_a_result_whose_layer_is_gone_or_cut_is_a_miss(tmp_path: Path) -> None:
         assert store.result(Kind.RESULT, RECORD.key()) is None
 
 
+ODD = (float("inf"), float("nan"), -1, 10**400, True, "1", None)
+"""No times, though json.loads gives them."""
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -60,6 +64,9 @@ def test_a_result_whose_layer_is_gone_or_cut_is_a_miss(tmp_path: Path) -> None:
         {"steps": [["sha256:../x", "sha256:..", 1, ""]], "seconds": 0, "created": 0},
         {"steps": "x", "seconds": 0, "created": 0},
         {"steps": [[1]], "seconds": 0, "created": 0},
+        {"steps": [["sha256:" + "0" * 64, "sha256:" + "0" * 64, 10**400, ""]], "seconds": 0, "created": 0},
+        *({"steps": [], "seconds": odd, "created": 0} for odd in ODD),
+        *({"steps": [], "seconds": 0, "created": odd} for odd in ODD),
     ],
 )
 def test_a_result_that_makes_no_sense_is_forgotten(tmp_path: Path, value: object) -> None:

@@ -59,7 +59,8 @@ def test_prune_takes_what_nothing_needs_then_all_but_images(mbuild, filled) -> N
     planned = told(mbuild, "prune", "--all", "--dry-run")
     assert planned["dry_run"]
     dangling = told(mbuild, "prune", "-f")
-    assert {thing["type"] for thing in dangling["removed"]} == {"variant", "blob"}
+    # What a context hashed to is kept only of files that were old enough by then.
+    assert {thing["type"] for thing in dangling["removed"]} - {"context"} == {"variant", "blob"}
     everything = told(mbuild, "prune", "--all")
     assert planned["freed"] == dangling["freed"] + everything["freed"]
     assert {"step", "layer"} <= {thing["type"] for thing in everything["removed"]}

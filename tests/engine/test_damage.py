@@ -23,6 +23,7 @@ from engine.images.reference import Reference
 from engine.images.registry import RegistryClient
 from engine.images.upload import Open
 from engine.imagestore import push
+from engine.machines.library import Library
 from engine.output.spec import parse_output
 from engine.storecheck import StoreCheck
 from machinefile.errors import InterruptedBuildError, StoreError
@@ -221,6 +222,18 @@ def test_a_check_finds_what_was_harmed_and_mends_it(workshop: Workshop, built: s
     assert harms_of(workshop.store) == []
 
 
+@pytest.mark.parametrize("fast", [False, True], ids=["whole", "fast"])
+def test_to_look_after_the_store_is_not_to_use_it(workshop: Workshop, built: str, fast: bool) -> None:
+    """Otherwise nothing would be old any more for those who clean it."""
+    for mark in (workshop.store.root / "used").iterdir():
+        os.utime(mark, (1, 1))
+    with Store(workshop.store.root) as other:
+        before = other.uses.times()
+        assert len(before) > 3
+        assert harms_of(other, fast=fast) == []
+        assert other.uses.times() == before
+
+
 def test_a_cached_build_reads_no_layer(workshop: Workshop, built: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
@@ -324,6 +337,36 @@ def test_a_result_that_names_the_wrong_layer_is_found(workshop: Workshop, built:
     (finding,) = harms_of(store)
     assert finding.harm is Harm.RESULT
     assert finding.repair() == ""
+    assert harms_of(store) == []
+
+
+ODD_ENTRIES: list[tuple[Kind, object]] = [
+    (Kind.RESULT, {"steps": [], "seconds": float("inf"), "created": 0}),
+    (Kind.RECORD, {"packed": "no base64"}),
+    (Kind.PAST, {"linux/amd64 0.0": [["k", "run", "RUN x", 10**400, 0]]}),
+    (Kind.PAST, {"linux/amd64 0.0": [["k", "run", "RUN x", 0, float("nan")]]}),
+    (Kind.PAST, {"linux/amd64 0.0": [["k"]]}),
+    (Kind.PAST, []),
+    (Kind.BASE, {"name": "x"}),
+    (Kind.MACHINE, ["unhashable"]),
+    (Kind.ORIGIN, [1]),
+    (Kind.REMOTE, ["sha256:x", 1, "", ""]),
+    (Kind.SEAL, [1, 2, 3]),
+    (Kind.DISK, 1),
+    (Kind.VARIANT, {}),
+]
+
+
+def test_entries_that_are_none_of_their_kind_are_found(workshop: Workshop, built: str) -> None:
+    store = workshop.store
+    for number, (kind, value) in enumerate(ODD_ENTRIES):
+        store.index.put(kind, f"odd{number}", value)
+    found = harms_of(store)
+    assert {finding.harm for finding in found} == {Harm.ENTRY}
+    expected = {f"{kind.value} odd{number}" for number, (kind, _) in enumerate(ODD_ENTRIES)}
+    assert {finding.subject for finding in found} == expected
+    Library(store).drop("sha256:other")  # it looks at all machines
+    assert [finding.repair() for finding in found] == [""] * len(found)
     assert harms_of(store) == []
 
 

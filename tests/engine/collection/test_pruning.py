@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from engine.collection.wording import titled
 from engine.imagestore import manifests_of, untag
 from engine.machines.library import Library
 from engine.vm.inuse import keeps_in_use
+from engine.vm.runfolder import file_lock
 from machinefile.errors import InterruptedBuildError, StoreError
 from machinefile.steps import Sharing
 
@@ -194,8 +196,8 @@ def template(store: Store, name: str, days: float) -> Path:
 
 def test_templates_that_nothing_used_for_long_go_and_those_in_use_stay(workshop: Workshop) -> None:
     old, recent, used = (template(workshop.store, *about) for about in (("old", 20), ("recent", 2), ("used", 20)))
-    assert keeps_in_use(used)
-    assert not keeps_in_use(old.with_name("none"))
+    assert keeps_in_use(used, workshop.cancelled)
+    assert not keeps_in_use(old.with_name("none"), workshop.cancelled)
     assert [item.id for item in prune(workshop.store, Policy()).removed] == ["old"]
     with recent.with_suffix(".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
@@ -203,6 +205,28 @@ def test_templates_that_nothing_used_for_long_go_and_those_in_use_stay(workshop:
     assert held(workshop.store, Sort.TEMPLATE) == ["recent", "used"]
     prune(workshop.store, EVERYTHING)
     assert held(workshop.store, Sort.TEMPLATE) == ["used"]
+
+
+def test_who_waits_for_a_template_says_so_and_can_be_stopped(tmp_path: Path) -> None:
+    """Another process may take minutes to make it."""
+    folder, cancelled = tmp_path / "template", threading.Event()
+    told: list[str] = []
+
+    def waiting() -> None:
+        told.append("waiting")
+        cancelled.set()
+
+    with folder.with_suffix(".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InterruptedBuildError):
+            keeps_in_use(folder, cancelled, waiting)
+        with pytest.raises(InterruptedBuildError), file_lock(folder.with_suffix(".lock"), cancelled):
+            pytest.fail("two hold it")
+    assert told == ["waiting"]
+    assert not keeps_in_use(folder, cancelled, waiting)
+    folder.mkdir()
+    assert keeps_in_use(folder, cancelled, waiting)
+    assert told == ["waiting"]
 
 
 def test_a_part_of_the_store_that_is_a_link_elsewhere_is_left_alone(workshop: Workshop) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from cache.index import Kind
-from cache.records import KeptRecord, unpack
-from engine.driver import Driver
 from engine.events import WarningRaised
 from engine.explain.explanation import Cause, Explanation, Link
 from engine.explain.past import GENERATIONS
@@ -55,6 +52,24 @@ def told(explanation: Explanation) -> str:
 
 def reasons(workshop: Workshop, text: str, **options: object) -> dict[str, str]:
     return {one.step.id: one.reason for one in workshop.plan(text, **options).steps if not one.hit}
+
+
+@pytest.mark.parametrize("odd", [float("inf"), float("nan"), 10**400], ids=["infinite", "nan", "huge"])
+def test_a_time_that_is_none_is_not_shown(workshop: Workshop, odd: float) -> None:
+    workshop.build("FROM base\nRUN write a x\n")
+    index = workshop.store.index
+    (project,) = index.keys(Kind.PAST)
+    past = index.get(Kind.PAST, project)
+    assert isinstance(past, dict)
+    for kind in (Kind.RESULT, Kind.CONTENT):
+        for key in list(index.keys(kind)):
+            index.put(kind, key, {"steps": [], "seconds": odd, "created": odd})
+    for place, traces in past.items():
+        past[place] = [[*trace[:3], odd, odd] for trace in traces]
+    index.put(Kind.PAST, project, past)
+    shown = "".join(told(one) for one in explain(workshop, "FROM base\nRUN write a y\n").values())
+    assert "nan" not in shown
+    assert "inf" not in shown
 
 
 def test_a_changed_file_is_named_where_it_matters_and_the_steps_after_follow(workshop: Workshop) -> None:
@@ -361,36 +376,6 @@ def test_each_platform_has_a_past_of_its_own(workshop: Workshop) -> None:
     _, found = workshop.driver.explain(replace(workshop.request(text), platforms=platforms))
     assert [told(one).splitlines()[0][:9] for one in found] == ["a changed", "a changed"]
     assert all(len(one.differences) == 1 and one.nearest and one.nearest.same_place for one in found)
-
-
-class Elsewhere:
-    """Records that a cache elsewhere knows."""
-
-    label = "registry example.com/app:cache"
-
-    def __init__(self, records: dict[str, KeptRecord]) -> None:
-        self._records = records
-
-    def record(self, key: str) -> KeptRecord | None:
-        return self._records.get(key)
-
-    def like(self, operation: str) -> Iterator[tuple[str, KeptRecord]]:
-        return ((key, one) for key, one in self._records.items() if one.operation == operation)
-
-
-def test_records_from_elsewhere_explain_too(workshop: Workshop) -> None:
-    workshop.build("FROM base\nENV a=1\nRUN write something long-enough\n")
-    index = workshop.store.index
-    kept = {key: unpack(index.get(Kind.RECORD, key)) for key in index.keys(Kind.RECORD)}
-    for kind in (Kind.RECORD, Kind.RESULT, Kind.CONTENT, Kind.PAST):
-        for key in list(index.keys(kind)):
-            index.drop(kind, key)
-    source = Elsewhere({key: one for key, one in kept.items() if one is not None})
-    driver: Driver = replace(workshop.driver, records=(source,))
-    _, (found,) = driver.explain(workshop.request("FROM base\nENV a=2\nRUN write something long-enough\n"))
-    assert found.cause is Cause.CHANGED
-    assert "variable a: 1 -> 2" in told(found)
-    assert "registry example.com/app:cache" in told(found)
 
 
 def test_a_long_file_is_planned_and_explained_without_depth(workshop: Workshop) -> None:

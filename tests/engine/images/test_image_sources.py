@@ -58,7 +58,7 @@ def test_an_image_of_a_registry_is_resolved_and_fetched(tmp_path, fault_server, 
 
 def test_what_is_stored_is_not_asked_for_again(tmp_path, fault_server, image) -> None:
     image.serve(fault_server, "tool", "1")
-    with sources(tmp_path, stored=image.blobs.get) as source:
+    with sources(tmp_path, stored=lambda digest, _: image.blobs.get(digest)) as source:
         assert source.resolve(base(f"{fault_server.address}/tool:1")).digest == image.digest
         assert [(seen.method, seen.path) for seen in fault_server.seen] == [("HEAD", "/v2/tool/manifests/1")]
         fault_server.seen.clear()
@@ -68,7 +68,7 @@ def test_what_is_stored_is_not_asked_for_again(tmp_path, fault_server, image) ->
 
 def test_a_store_that_is_wrong_is_not_believed(tmp_path, fault_server, image) -> None:
     image.serve(fault_server, "tool", "1")
-    with sources(tmp_path, stored=lambda digest: b"{}") as source:
+    with sources(tmp_path, stored=lambda digest, size: b"{}") as source:
         assert source.resolve(base(f"{fault_server.address}/tool:1")).digest == image.digest
 
 

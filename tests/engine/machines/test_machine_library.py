@@ -106,6 +106,18 @@ def test_a_name_too_long_for_a_file_is_no_machine(store: Store) -> None:
     assert find_machine(store, "./" + "a" * 5000) is None
 
 
+def test_to_ask_for_a_machine_uses_it_and_to_look_whether_it_is_there_does_not(store: Store) -> None:
+    library = Library(store)
+    assert not library.has("sha256:image")
+    library.remember("sha256:image", "key")
+    assert not library.has("sha256:image")
+    put(library.path("key"))
+    assert library.has("sha256:image")
+    assert store.uses.times() == {}
+    assert library.of("sha256:image") is not None
+    assert list(store.uses.times()) == ["machines+key"]
+
+
 def changed(change: Callable[[dict[str, Any]], None]) -> bytes:
     fields = json.loads(described(tuple(Part(name, size, DIGEST) for name, size in SIZES.items())).to_json())
     change(fields)
