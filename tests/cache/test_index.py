@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -285,27 +286,19 @@ def test_a_disk_that_fails_because_it_is_full_is_called_full(
 def test_many_entries_go_in_parts_where_there_is_no_room_for_all_at_once(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import diskcache
-
     for number in range(10):
         index.put(Kind.RESULT, str(number), number)
-    real, begin = diskcache.Cache.delete, diskcache.Cache.transact
-    written: list[object] = []
+    most = 3
 
-    def transact(cache: object) -> object:
-        written.clear()
-        return begin(cache)
+    class Narrow(sqlite3.Connection):
+        def executemany(self, sql: str, names: list[tuple[str]]) -> sqlite3.Cursor:  # type: ignore[override]
+            if len(names) > most:
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().executemany(sql, names)
 
-    def delete(cache: object, name: object) -> object:
-        written.append(name)
-        if len(written) > 3:
-            raise sqlite3.OperationalError("database or disk is full")
-        return real(cache, name)
-
-    monkeypatch.setattr(diskcache.Cache, "transact", transact)
-    monkeypatch.setattr(diskcache.Cache, "delete", delete)
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Narrow))
     index.drop_all((Kind.RESULT, str(number)) for number in range(9))
     assert list(index.keys(Kind.RESULT)) == ["9"]
-    monkeypatch.setattr(diskcache.Cache, "delete", lambda cache, name: delete(cache, written.extend("123") or name))
+    most = 0
     with pytest.raises(StoreError):
         index.drop_all([(Kind.RESULT, "9")])
