@@ -21,8 +21,8 @@ def lock_path(options: argparse.Namespace, machinefile: Path | None) -> Path | N
     return machinefile.with_name(machinefile.name + SUFFIX) if machinefile is not None else None
 
 
-def read_lock(options: argparse.Namespace, machinefile: Path | None, *, needed: bool = True) -> Lock | None:
-    """The lock file that counts, if there is one; `needed`: one that --lock-file names must be there.
+def read_lock(options: argparse.Namespace, machinefile: Path | None) -> Lock | None:
+    """The lock file that counts, if there is one. One that --lock-file names must be there, but for `mbuild lock`.
 
     Raises UsageError: `usage`, `lock-missing`, `lock-unreadable`, and what parse_lockfile raises.
     """
@@ -35,7 +35,7 @@ def read_lock(options: argparse.Namespace, machinefile: Path | None, *, needed: 
     data = _read(path) if path is not None else None
     if path is not None and data is not None:
         return Lock(str(path), parse_lockfile(data, str(path)))
-    if options.locked or (options.lock_file and needed):
+    if options.locked or (options.lock_file and not getattr(options, "makes_lock", False)):
         missing = f"there is no {path}" if path is not None else "a Machinefile from standard input has no lock file"
         hint = "make it with mbuild lock" if path is not None else "name one with --lock-file FILE"
         raise UsageError(missing, code="lock-missing", hint=hint)

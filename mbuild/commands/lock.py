@@ -30,7 +30,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         epilog="The last word after --upgrade is CONTEXT if it is a folder; with --context it is always NAME.",
     )
     add_build_options(parser)
-    parser.set_defaults(context="")
+    parser.set_defaults(context="", makes_lock=True)
     parser.add_argument(
         "--upgrade",
         nargs="*",

@@ -11,11 +11,12 @@ from contextlib import suppress
 
 from cache.carry.artifact import manifest_of, pack_index, parse_artifact, unpack_index
 from cache.carry.index import parse_index
-from machinefile.errors import MachinefileError, UntrustedDataError
+from machinefile.errors import MachinefileError, UntrustedDataError, UsageError
 from machinefile.expansion import ExpansionError, expand, expand_document
 from machinefile.ignore import IgnoreRules
 from machinefile.imageconfig import ImageConfig
 from machinefile.lint.linter import lint
+from machinefile.lockfile import changes, label_of, parse_lockfile
 from machinefile.options import BuildOptions
 from machinefile.parser import parse
 from machinefile.platform import Platform
@@ -163,10 +164,25 @@ def fuzz_index(data: bytes) -> None:
     assert all(size >= 0 for size in index.blobs().values())
 
 
+def fuzz_lock(data: bytes) -> None:
+    """A lock file is refused, or is read, written, and read as it was."""
+    try:
+        lock = parse_lockfile(data, "it")
+    except UsageError as error:
+        assert error.code in ("lock-invalid", "lock-version"), error.code
+        return
+    again = parse_lockfile(lock.render().encode(), "it")
+    assert again.render() == lock.render()
+    assert changes(lock, again) == ()
+    for pin in lock.pins:
+        assert label_of(pin).isprintable() or not label_of(pin).isascii()
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "parse": fuzz_parse,
     "expand": fuzz_expand,
     "ignore": fuzz_ignore,
     "resolve": fuzz_resolve,
     "index": fuzz_index,
+    "lock": fuzz_lock,
 }
