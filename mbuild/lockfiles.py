@@ -9,7 +9,8 @@ from pathlib import Path
 
 from engine.pins import Lock
 from machinefile.errors import HostError, UsageError
-from machinefile.lockfile import MAX_BYTES, Lockfile, parse_lockfile
+from machinefile.lockfile import Lockfile
+from machinefile.lockread import MAX_BYTES, parse_lockfile
 
 SUFFIX = ".lock"
 
