@@ -27,6 +27,7 @@ from engine.explain.past import Past, project_of
 from engine.images.reference import Reference
 from engine.images.source import ImageSource
 from engine.layerstore import LayerStore
+from engine.lockcheck import check_lock, pins_of, refuse_unpinned_bases
 from engine.lookup import CachePolicy, Results
 from engine.output.image import BuiltImage, assemble
 from engine.output.index import Built, gather, is_whole
@@ -326,11 +327,16 @@ class Driver:
     def _prepare(self, request: BuildRequest, caches: RemoteCaches, *, refuse: bool) -> Prepared:
         """Everything that is known before a step runs, for all platforms. `refuse` what cannot be carried out."""
         wanted = request.for_each_platform()
-        bases = Bases(self.store, self.source, self.observer, self.cancelled, image_names(request.contexts))
+        pins = pins_of(request)
+        bases = Bases(self.store, self.source, self.observer, self.cancelled, image_names(request.contexts), pins)
+        if pins is not None and request.locked:
+            refuse_unpinned_bases(request, pins, bases)
         bases.prefetch(one for options in wanted.values() for one in base_references(request.machinefile, options))
-        remotes = Remotes(self.store, self.observer, self.cancelled)
+        remotes = Remotes(self.store, self.observer, self.cancelled, pins=pins)
         resolved = for_each(wanted.values(), lambda options: self._resolve(request, options, bases))
         self._warn([checked for _, checked in resolved])
+        if pins is not None:
+            check_lock(request, pins, [graph for graph, _ in resolved], self.observer)
         known = KnownContexts(self.store.root / "contexts", self.store.temporary)
         contexts: dict[str, BuildContext] = {"": Context(request.context, request.ignore, known.of(request.context))}
         contexts.update(open_contexts(request.contexts, remotes, known))

@@ -9,6 +9,7 @@ from engine.carry.spec import CacheSource, CacheTarget
 from engine.lookup import CachePolicy
 from engine.output.annotations import NO_ANNOTATIONS, Annotations
 from engine.output.spec import OutputSpec
+from engine.pins import Lock
 from engine.remote.contexts import NamedContext
 from engine.secrets import Secrets
 from engine.sshagent import AgentSource
@@ -55,6 +56,11 @@ class BuildRequest:
     """--cache-to, but for `type=inline`."""
     inline_cache: bool = False
     """--cache-to type=inline: the image says which keys its layers have."""
+
+    lock: Lock | None = None
+    """The lock file whose pins count."""
+    locked: bool = False
+    """--locked: refuse what the lock file has no pin for."""
 
     def for_each_platform(self) -> dict[Platform, BuildOptions]:
         """The options of the build for each platform, in the order that was asked for."""

@@ -104,11 +104,25 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         help="look for the results of steps there too: a registry, a folder (type=local,src=), an object store (s3://)",
     )
     add("--pull", action="store_true", help="ask the registry for every base (always done: a name is looked up anew)")
+    add_lock_options(parser)
     add_step_options(parser)
     add_store_option(parser)
     add_registry_options(parser)
     for flag, arguments in _LATER.items():
         add(flag, action=_NotYet, nargs=arguments, help=argparse.SUPPRESS)
+
+
+def add_lock_options(parser: argparse.ArgumentParser) -> None:
+    """What to do with a lock file."""
+    add = parser.add_argument
+    add(
+        "--lock-file",
+        default="",
+        metavar="FILE",
+        help="the lock file (default: the Machinefile's name and .lock, beside it)",
+    )
+    add("--locked", action="store_true", help="refuse to build without a lock file, or what it has no pin for")
+    add("--no-lock", action="store_true", help="ignore the lock file")
 
 
 def add_step_options(parser: argparse.ArgumentParser) -> None:

@@ -29,6 +29,7 @@ from machinefile.source import Source
 from machinefile.steps import NetworkMode
 from mbuild.arguments import pairs
 from mbuild.limits import read_shape, read_timeout
+from mbuild.lockfiles import read_lock
 from mbuild.network import configured_proxies, egress_policy
 from mbuild.secrets import read_secrets
 
@@ -78,6 +79,8 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         secrets=read_secrets(options.secret),
         step_timeout=read_timeout(options.step_timeout),
         platforms=platforms,
+        lock=read_lock(options, path),
+        locked=options.locked,
     )
 
 
