@@ -19,6 +19,7 @@ from engine.layers.entry import NORMAL_TIME
 from engine.output.annotations import parse_annotations
 from engine.output.spec import parse_output
 from machinefile.errors import UsageError
+from machinefile.platform import Platform
 
 if TYPE_CHECKING:
     from conftest import Workshop
@@ -140,6 +141,18 @@ def test_when_it_was_created_is_an_annotation_only_if_asked_for(workshop: Worksh
     line = json.loads((tmp_path / "layout/index.json").read_text())["manifests"][0]
     manifest = json.loads((tmp_path / "layout/blobs/sha256" / line["digest"].removeprefix("sha256:")).read_text())
     assert manifest["annotations"] == {key: SHOWN}
+
+
+def test_the_images_of_several_platforms_and_their_index_follow(workshop: Workshop, build: Any) -> None:
+    key = "org.opencontainers.image.created"
+    platforms = (Platform("linux", "amd64"), Platform("linux", "arm64"))
+    asked = parse_annotations([f"index:{key}=", f"manifest-descriptor:{key}="])
+    report = build(text="FROM scratch\nCOPY file /\n", platforms=platforms, annotations=asked)
+    index = json.loads(workshop.store.blobs.read(report.digest))
+    assert index["annotations"] == {key: SHOWN}
+    assert [line["annotations"] for line in index["manifests"]] == [{key: SHOWN}] * 2
+    for line in index["manifests"]:
+        assert times(workshop, line["digest"]) == [{TIME}]
 
 
 def test_an_image_with_another_time_is_no_inline_cache(build: Any) -> None:
