@@ -43,6 +43,8 @@ class Kind(Enum):
     """manifest digest of a base -> what it was called, and for which platform"""
     VARIANT = "variant"
     """diff id and compression -> the blob that holds the layer so compressed"""
+    STAMPED = "stamped"
+    """a time and a diff id -> the plain blob of that layer with that time on all that is in it"""
     MACHINE = "machine"
     """digest of an image's manifest, or of a machine's -> the machine in the store"""
     ORIGIN = "origin"

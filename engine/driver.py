@@ -26,12 +26,14 @@ from engine.explain.missing import check_misses
 from engine.explain.past import Past, project_of
 from engine.images.reference import Reference
 from engine.images.source import ImageSource
+from engine.layers.entry import NORMAL_TIME
 from engine.layerstore import LayerStore
 from engine.lockcheck import check_lock, pins_of, refuse_unpinned_bases
 from engine.lookup import CachePolicy, Results
-from engine.output.image import BuiltImage, assemble
+from engine.output.image import BuiltImage, assemble, rfc3339
 from engine.output.index import Built, gather, is_whole
 from engine.output.spec import OutputSpec, OutputType
+from engine.output.stamped import stamped
 from engine.plan import Plan
 from engine.platforms import for_each
 from engine.prepared import Prepared, plan_all
@@ -127,6 +129,8 @@ class Driver:
         here: the report has it.
         """
         left = _MOST_LOSSES
+        if request.epoch is not None and request.epoch.note:
+            self.observer(Note(request.epoch.note))
         with self._exporter(request) as exporter:
             while True:
                 try:
@@ -225,6 +229,13 @@ class Driver:
         """Refuse what can be seen to fail before anything is looked up."""
         platforms = tuple(request.for_each_platform())
         request.annotations.check(platforms)
+        if request.inline_cache and request.time != NORMAL_TIME:
+            raise UsageError(
+                "an image with the time of SOURCE_DATE_EPOCH cannot be a cache: its layers are not those that steps "
+                "stand on",
+                code="cache-unsupported",
+                hint="send the cache elsewhere: --cache-to type=registry,ref=NAME, or type=local,dest=PATH",
+            )
         if not request.outputs:
             return
         from engine.output.files import check_destinations, check_platforms
@@ -338,8 +349,9 @@ class Driver:
         if pins is not None:
             check_lock(request, pins, [graph for graph, _ in resolved], self.observer)
         known = KnownContexts(self.store.root / "contexts", self.store.temporary)
-        contexts: dict[str, BuildContext] = {"": Context(request.context, request.ignore, known.of(request.context))}
-        contexts.update(open_contexts(request.contexts, remotes, known))
+        digests, git_modes = known.of(request.context), request.git_modes
+        contexts: dict[str, BuildContext] = {"": Context(request.context, request.ignore, digests, git_modes=git_modes)}
+        contexts.update(open_contexts(request.contexts, remotes, known, git_modes=git_modes))
         if refuse:
             check_supported([graph for graph, _ in resolved], host_network=request.egress.host_network)
             for graph, _ in resolved:
@@ -399,21 +411,23 @@ class Driver:
         supply: LayerSupply,
     ) -> Built:
         """Put the images together, and behind an index if there are several; name them and write them out."""
+        annotations = request.annotations.dated(rfc3339(request.time))
         images = [
             assemble(
                 graph,
                 plan.base_of(graph.result),
-                result,
+                stamped(result, request.time, self.store, self.cancelled, supply),
                 self.store,
-                request.annotations,
+                annotations,
                 platform,
                 self.cancelled,
                 keys_of_image(plan, graph.result, result) if request.inline_cache else (),
                 supply,
+                request.time,
             )
             for platform, graph, result in zip(plan.platforms, plan.graphs, results, strict=True)
         ]
-        built = gather(images, request.annotations, self.store)
+        built = gather(images, annotations, self.store)
         self._keep(request, built)
         self._machines(request, plan, images, layers)
         outputs = tuple(output for output in request.outputs if output.type is not OutputType.MACHINE)
@@ -430,6 +444,7 @@ class Driver:
                 cancelled=self.cancelled,
                 push=self.push,
                 supply=supply,
+                time=request.time,
             )
         return built
 

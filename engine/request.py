@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.carry.spec import CacheSource, CacheTarget
+from engine.epoch import Epoch
+from engine.layers.entry import NORMAL_TIME
 from engine.lookup import CachePolicy
 from engine.output.annotations import NO_ANNOTATIONS, Annotations
 from engine.output.spec import OutputSpec
@@ -56,6 +58,15 @@ class BuildRequest:
     """--cache-to, but for `type=inline`."""
     inline_cache: bool = False
     """--cache-to type=inline: the image says which keys its layers have."""
+    epoch: Epoch | None = None
+    """SOURCE_DATE_EPOCH: the time of the image and of all in its own layers; None for the one of all layers."""
+    git_modes: bool = False
+    """--normalize-modes: the files of the contexts have the modes that git knows."""
+
+    @property
+    def time(self) -> int:
+        """The time that the image shows: seconds since 1970."""
+        return NORMAL_TIME if self.epoch is None else self.epoch.seconds
 
     lock: Lock | None = None
     """The lock file whose pins count."""

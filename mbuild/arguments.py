@@ -58,6 +58,7 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="a folder, a git repository, docker-image://NAME or oci-layout://PATH:TAG that the file may name",
     )
+    add_reproducing_options(parser)
     add("--label", action="append", default=[], metavar="NAME=VALUE", help="put a label on the image")
     add(
         "--platform",
@@ -123,6 +124,29 @@ def add_lock_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--locked", action="store_true", help="refuse to build without a lock file, or what it has no pin for")
     add("--no-lock", action="store_true", help="ignore the lock file")
+
+
+def add_reproducing_options(parser: argparse.ArgumentParser) -> None:
+    """What an image shows of times and modes."""
+    add = parser.add_argument
+    add(
+        "--source-date-epoch",
+        default=None,
+        metavar="N|context|git",
+        help="the time of the image and of its own layers: seconds since 1970, the newest file of the context, the "
+        "commit that the context is at (default: SOURCE_DATE_EPOCH as build argument, then of the environment)",
+    )
+    add(
+        "--timestamps",
+        choices=("normal", "keep"),
+        default="normal",
+        help="normal: one time for all that is in layers; keep: not supported yet",
+    )
+    add(
+        "--normalize-modes",
+        action="store_true",
+        help="give files of the context the modes that git knows, 644 and 755, so that no umask matters",
+    )
 
 
 def add_step_options(parser: argparse.ArgumentParser) -> None:

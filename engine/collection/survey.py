@@ -133,11 +133,12 @@ class _Survey:
                     yield _Base(facts.key, reader.needs(facts.key), f"{name} ({platform})", facts.stored)
 
     def _variants(self) -> Iterator[str]:
-        for facts, value in self._entries(Kind.VARIANT):
-            match value:
-                case [str(digest), int()]:
-                    self._refer(Kind.VARIANT, facts.key, [blob(digest)])
-                    yield digest
+        for kind in (Kind.VARIANT, Kind.STAMPED):
+            for facts, value in self._entries(kind):
+                match value:
+                    case [str(digest), int()]:
+                        self._refer(kind, facts.key, [blob(digest)])
+                        yield digest
 
     def _remotes(self) -> Iterator[tuple[str, str]]:
         old = time.time() - _REMEMBERED
