@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.carry.place import CachePlace
-from cache.contexts import KnownContexts
+from cache.contexts import ContextDigests, KnownContexts
 from cache.results import StepResult
 from cache.store import Store
 from engine.bases import Bases
@@ -44,6 +44,7 @@ from engine.steps.provisions import Provisions
 from engine.supply import LayerSupply, LostLayerError
 from engine.support import check_supported
 from machinefile.errors import StoreError, UsageError
+from machinefile.ignore import IgnoreRules
 from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
 from machinefile.resolve import base_references
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
 
 _QUICK = 200
 """Records that a plan looks at for one that is like that of a step, where the file was not built here before."""
+
+OpenContext = Callable[[Path, IgnoreRules, ContextDigests | None], BuildContext]
 
 _LOST = ("blob-corrupt", "blob-missing")
 _MOST_LOSSES = 8
@@ -96,6 +99,10 @@ class Driver:
     """Reads the keys that a cache's entries must be signed with."""
     open_target: Callable[[CacheTarget], OpenTarget] | None = None
     """Opens what --cache-to names, with who signs what goes there."""
+    open_context: OpenContext = Context
+    """Opens the folder that is the build context."""
+    finished: Callable[[Plan, Mapping[str, StepResult]], None] | None = None
+    """Is told what the steps of a build came to, when it is done."""
 
     def plan(self, request: BuildRequest) -> Plan:
         """Resolve the Machinefile and every key, and find out what hits, or why not. Starts nothing, pulls no layers,
@@ -166,6 +173,8 @@ class Driver:
                     restores += sandbox.starts
             exports = self._export(exporter, prepared.plan, build, supply)
             imported = prepared.imported()
+        if self.finished is not None:
+            self.finished(plan, build.results)
         seconds = time.monotonic() - begun
         hit = len(plan.counted()) - len(run)
         shown = tuple(Reference.parse(name).short for name in request.names)
@@ -332,7 +341,8 @@ class Driver:
         resolved = for_each(wanted.values(), lambda options: self._resolve(request, options, bases))
         self._warn([checked for _, checked in resolved])
         known = KnownContexts(self.store.root / "contexts", self.store.temporary)
-        contexts: dict[str, BuildContext] = {"": Context(request.context, request.ignore, known.of(request.context))}
+        own = self.open_context(request.context, request.ignore, known.of(request.context))
+        contexts: dict[str, BuildContext] = {"": own}
         contexts.update(open_contexts(request.contexts, remotes, known))
         if refuse:
             check_supported([graph for graph, _ in resolved], host_network=request.egress.host_network)
