@@ -49,7 +49,7 @@ _PATHS = (
 _DAYS = "Mon|Tue|Wed|Thu|Fri|Sat|Sun"
 _MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
 _CLOCK = r"\d{1,2}:\d\d(?::\d\d)?(?:\.\d+)?"
-_ZONE = r"(?: ?(?:[AP]M|Z|[A-Z]{2,5}|[+-]\d\d:?\d\d))*"
+_ZONE = r"(?: ?(?:[AP]M\b|Z\b|UTC|GMT|CES?T|[A-Z]{1,3}[SD]T\b|[+-]\d\d:?\d\d)){0,2}"
 _TIME = "|".join(
     (
         rf"(?:(?:{_DAYS})[a-z]*,? +)?(?:{_MONTHS})[a-z]* +\d{{1,2}},?(?: +{_CLOCK}{_ZONE})?(?: +\d{{4}})?",

@@ -14,6 +14,8 @@ from engine.verify.difference import Cause, Guess
 MOST_BYTES = 16 << 20
 """Of one content, plain or taken out of another."""
 _MOST_MEMBERS = 20_000
+_MOST_READ = 256 << 20
+"""Bytes of all members of an archive that are compared."""
 _DEPTH = 4
 _AR = b"!<arch>\n"
 _AR_HEADER = 60
@@ -118,11 +120,13 @@ def _pyc(first: bytes, second: bytes) -> Part | None:
 def _archive(form: str, first: bytes, second: bytes, ours: Sequence[_Member], theirs: Sequence[_Member]) -> Part | None:
     by_name = {member.name: member for member in ours}, {member.name: member for member in theirs}
     names = [member.name for member in ours], [member.name for member in theirs]
+    left = _MOST_READ
     for name in names[0]:
         other = by_name[1].get(name)
-        if other is None:
+        if other is None or left <= 0:
             continue
         content = by_name[0][name].read(), other.read()
+        left -= sum(MOST_BYTES if side is None else len(side) for side in content)
         if content[0] is not None and content[1] is not None and content[0] != content[1]:
             return Part(content[0], content[1], name)
     if set(names[0]) != set(names[1]):

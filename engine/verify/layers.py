@@ -180,7 +180,7 @@ def _judged(path: str, changes: tuple[Change, ...]) -> FileDifference:
     if Aspect.PRESENCE in aspects:
         found = guess_presence(path)
     elif aspects == {Aspect.TIME}:
-        mend = "leave out --timestamps=keep, or set SOURCE_DATE_EPOCH"
+        mend = "build both with mbuild, which gives all files of a layer one time"
         found = guess(Cause.TIMESTAMP, "only the time of the file differs", mend)
     elif Aspect.CONTENT in aspects:
         found = guess_path(path)

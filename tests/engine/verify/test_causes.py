@@ -70,6 +70,7 @@ def test_nothing_is_guessed_from_what_says_nothing() -> None:
     assert guess_content("srv/file", b"blue\n", b"green\n") is None
     assert guess_content("srv/file", b"same", b"same") is None
     assert guess_content("srv/file", b"2026-11-21 blue\n", b"2026-11-21 green\n") is None
+    assert guess_content("srv/file", b"10:00:00 OKAY\n", b"10:00:00 FAILED\n") is None
     assert guess_presence("srv/file") is None
 
 
