@@ -68,3 +68,18 @@ def test_what_cannot_be_verified_is_refused(mbuild: Mbuild, busybox: str) -> Non
     missing = mbuild("verify", "--diffoscope", folder)
     assert missing.returncode == 3
     assert "apt-get install diffoscope-minimal" in missing.stderr
+
+
+def test_stores_go_unless_they_are_kept(mbuild: Mbuild, busybox: str) -> None:
+    folder = mbuild.context(f"FROM {busybox}\nCOPY program /\nCOPY missing /\n")
+    assert mbuild("verify", folder).returncode == 2
+    assert mbuild.left_over() == []
+    (folder / "Machinefile").write_text(f"FROM {busybox}\nCOPY program /\n")
+    (folder / "program").write_text("x")
+    kept = mbuild.folder / "kept"
+    digest = mbuild.ok("verify", "--keep", kept, folder).stdout.split()[1]
+    for store in ("first", "second/elsewhere"):
+        assert (kept / store / "blobs" / "sha256" / digest.removeprefix("sha256:")).is_file()
+    again = mbuild("verify", "--keep", kept, folder)
+    assert again.returncode == 2
+    assert "is not empty" in again.stderr
