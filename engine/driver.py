@@ -9,10 +9,10 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cache.carry.place import CachePlace
-from cache.contexts import KnownContexts
+from cache.contexts import ContextDigests, KnownContexts
 from cache.results import StepResult
 from cache.store import Store
 from engine.bases import Bases
@@ -47,6 +47,7 @@ from engine.steps.provisions import Provisions
 from engine.supply import LayerSupply, LostLayerError
 from engine.support import check_supported
 from machinefile.errors import StoreError, UsageError
+from machinefile.ignore import IgnoreRules
 from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
 from machinefile.resolve import base_references
@@ -67,6 +68,17 @@ if TYPE_CHECKING:
 
 _QUICK = 200
 """Records that a plan looks at for one that is like that of a step, where the file was not built here before."""
+
+
+class OpenContext(Protocol):
+    """Opens a folder as a build context: Context, or what stands for it."""
+
+    def __call__(
+        self, root: Path, rules: IgnoreRules, known: ContextDigests | None = None, *, git_modes: bool = False
+    ) -> BuildContext:
+        """As of Context."""
+        ...
+
 
 _LOST = ("blob-corrupt", "blob-missing")
 _MOST_LOSSES = 8
@@ -96,6 +108,10 @@ class Driver:
     """Reads the keys that a cache's entries must be signed with."""
     open_target: Callable[[CacheTarget], OpenTarget] | None = None
     """Opens what --cache-to names, with who signs what goes there."""
+    open_context: OpenContext = Context
+    """Opens the folder that is the build context."""
+    finished: Callable[[Plan, Mapping[str, StepResult]], None] | None = None
+    """Is told what the steps of a build came to, when it is done."""
 
     def plan(self, request: BuildRequest) -> Plan:
         """Resolve the Machinefile and every key, and find out what hits, or why not. Starts nothing, pulls no layers,
@@ -168,6 +184,8 @@ class Driver:
                     restores += sandbox.starts
             exports = self._export(exporter, prepared.plan, build, supply)
             imported = prepared.imported()
+        if self.finished is not None:
+            self.finished(plan, build.results)
         seconds = time.monotonic() - begun
         hit = len(plan.counted()) - len(run)
         shown = tuple(Reference.parse(name).short for name in request.names)
@@ -350,7 +368,8 @@ class Driver:
             check_lock(request, pins, [graph for graph, _ in resolved], self.observer)
         known = KnownContexts(self.store.root / "contexts", self.store.temporary)
         digests, git_modes = known.of(request.context), request.git_modes
-        contexts: dict[str, BuildContext] = {"": Context(request.context, request.ignore, digests, git_modes=git_modes)}
+        own = self.open_context(request.context, request.ignore, digests, git_modes=git_modes)
+        contexts: dict[str, BuildContext] = {"": own}
         contexts.update(open_contexts(request.contexts, remotes, known, git_modes=git_modes))
         if refuse:
             check_supported([graph for graph, _ in resolved], host_network=request.egress.host_network)

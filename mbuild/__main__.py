@@ -14,7 +14,7 @@ from machinefile.errors import HostError, InterruptedBuildError, MbuildError
 from mbuild.report import render
 
 _COMMANDS = (
-    *("build", "plan", "explain", "parse", "lint", "lock", "debug", "run"),
+    *("build", "plan", "explain", "verify", "parse", "lint", "lock", "debug", "run"),
     *("images", "inspect", "pull", "push", "tag", "rmi", "cache", "doctor"),
 )
 

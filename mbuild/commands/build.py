@@ -26,8 +26,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     parser = Parser(
         prog="mbuild",
         description="Build an image from a Machinefile, every RUN in a microVM of its own.",
-        epilog="other commands: plan, explain, parse, lint, lock, debug, run, images, inspect, pull, push, tag, rmi, "
-        "cache, doctor",
+        epilog="other commands: plan, explain, verify, parse, lint, lock, debug, run, images, inspect, pull, push, "
+        "tag, rmi, cache, doctor",
     )
     add_build_options(parser)
     parser.add_argument(
