@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from engine.attest.spec import NO_ATTESTATIONS, AttestSpec
 from engine.carry.spec import CacheSource, CacheTarget
 from engine.lookup import CachePolicy
 from engine.output.annotations import NO_ANNOTATIONS, Annotations
@@ -55,6 +56,8 @@ class BuildRequest:
     """--cache-to, but for `type=inline`."""
     inline_cache: bool = False
     """--cache-to type=inline: the image says which keys its layers have."""
+    attest: AttestSpec = NO_ATTESTATIONS
+    """--attest: what is to be said about the image, beside it."""
 
     def for_each_platform(self) -> dict[Platform, BuildOptions]:
         """The options of the build for each platform, in the order that was asked for."""

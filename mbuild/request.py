@@ -28,6 +28,7 @@ from machinefile.platform import Platform, native
 from machinefile.source import Source
 from machinefile.steps import NetworkMode
 from mbuild.arguments import pairs
+from mbuild.attest import read_attestations
 from mbuild.limits import read_shape, read_timeout
 from mbuild.network import configured_proxies, egress_policy
 from mbuild.secrets import read_secrets
@@ -78,6 +79,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         secrets=read_secrets(options.secret),
         step_timeout=read_timeout(options.step_timeout),
         platforms=platforms,
+        attest=read_attestations(options),
     )
 
 

@@ -29,6 +29,10 @@ Push = Callable[[Built, Sequence[str], Open], None]
 by digest, and fetched first if it is not in the store."""
 
 
+Attest = Callable[[Built, Sequence[str]], Built]
+"""Gives what was built, which has these names, with what is said about it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """An output that is there."""
@@ -49,14 +53,16 @@ def write_outputs(
     cancelled: threading.Event | None = None,
     push: Push | None = None,
     supply: LayerSupply | None = None,
+    attest: Attest | None = None,
 ) -> tuple[Written, ...]:
-    """Write the outputs, one after another; the image's own names come before those of `name=`.
+    """Write the outputs, one after another; the image's own names come before those of `name=`. With `attest` images
+    go out with what is said about them.
 
     A file is there whole or not at all. A folder of type `local` may be left with some of the files, each whole.
     Raises UsageError, HostError, StoreError, UntrustedDataError, InterruptedBuildError.
     """
     check_destinations(tuple(outputs))
-    writer = _Writer(built, tuple(names), store, layers, observer, cancelled or threading.Event(), push, supply)
+    writer = _Writer(built, tuple(names), store, layers, observer, cancelled or threading.Event(), push, supply, attest)
     return tuple(writer.write(output) for output in outputs)
 
 
@@ -70,13 +76,17 @@ class _Writer:
     cancelled: threading.Event
     push: Push | None
     supply: LayerSupply | None
+    attest: Attest | None
 
     def write(self, output: OutputSpec) -> Written:
         if output.type is not OutputType.IMAGE:
             self.observer(Note(f"writing {output.label}"))
         if output.type.is_image:
             built = variant_of(self.built, output, self.store, self.cancelled, self.supply)
-            self._image(output, built, tuple(dict.fromkeys((*self.names, *output.names))))
+            names = tuple(dict.fromkeys((*self.names, *output.names)))
+            if self.attest is not None:
+                built = self.attest(built, names)
+            self._image(output, built, names)
             return Written(output, built)
         self._files(output)
         return Written(output, self.built)
