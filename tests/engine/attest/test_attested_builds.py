@@ -15,6 +15,8 @@ from engine.attest.spec import AttestSpec, ProvenanceMode
 from engine.attest.stored import attest_stored, attestations_of
 from engine.bases import Bases
 from engine.images.manifest import Index, parse_manifest
+from engine.images.reference import Reference
+from engine.imagestore import keep
 from engine.layerstore import LayerStore
 from engine.output.spec import parse_output
 from engine.report import BuildReport
@@ -166,9 +168,6 @@ def test_an_image_of_the_store_can_be_attested_later(workshop: Workshop) -> None
 def test_nothing_is_made_up_of_an_image_from_elsewhere(workshop: Workshop) -> None:
     report = workshop.build(TEXT)  # without a name nothing is kept
     data = workshop.store.blobs.read(report.digest)
-    from engine.images.reference import Reference
-    from engine.imagestore import keep
-
     keep(
         workshop.store, Reference.parse("other"), report.digest, len(data), "application/vnd.oci.image.manifest.v1+json"
     )
