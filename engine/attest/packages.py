@@ -72,21 +72,20 @@ def inventory(root: RootView, files: LayerFiles) -> Inventory:
     found = list(_wanted(root))
     wanted = found[:MAX_FILES]
     unread, left = len(found) - len(wanted), MAX_TOTAL_BYTES
-    packages: set[Package] = set()
     release: dict[str, Mapping[str, str]] = {}
     facts: list[tuple[str, readers.Fact]] = []
     for entries, content in files.stream([*wanted, *_releases(root)]):
-        for path in sorted(one.entry.path for one in entries):
+        paths = sorted(one.entry.path for one in entries)  # several are names of one file
+        if content.left > MAX_FILE_BYTES or left <= 0:
+            unread += len(paths)
+            continue
+        data = _read(content, max(map(_limit, paths)))
+        left -= len(data)
+        for path in paths:
             if path in _RELEASES:
-                release[path] = readers.os_release(_read(content, _SMALL))
+                release[path] = readers.os_release(data)
                 continue
-            reader, limit = _reader(path)
-            if content.left > MAX_FILE_BYTES or left <= 0:
-                unread += 1
-                continue
-            data = _read(content, limit)
-            left -= len(data)
-            told, whole = _told(reader, data)
+            told, whole = _told(_reader(path), data)
             unread += not whole
             facts += ((path, fact) for fact in told[: MAX_PACKAGES - len(facts)])
     system = next((release[path] for path in reversed(_RELEASES) if path in release), {})
@@ -111,8 +110,13 @@ def _releases(root: RootView) -> Iterable[Located]:
     return [one for one in found if one is not None and root.indexes[one.layer].file(one.entry.path) is not None]
 
 
-def _reader(path: str) -> tuple[readers.Reader, int]:
-    return next((reader, limit) for pattern, reader, limit in _READERS if pattern.fullmatch(path))
+def _reader(path: str) -> readers.Reader:
+    return next(reader for pattern, reader, _ in _READERS if pattern.fullmatch(path))
+
+
+def _limit(path: str) -> int:
+    """Bytes to be read of a file."""
+    return next((limit for pattern, _, limit in _READERS if pattern.fullmatch(path)), _SMALL)
 
 
 def _read(content: _Readable, limit: int) -> bytes:

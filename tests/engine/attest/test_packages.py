@@ -130,6 +130,14 @@ def test_too_many_files_and_too_large_ones_are_left_out(workshop: Workshop, monk
     assert "1 files" in str(said["comment"])
 
 
+def test_several_names_of_one_file_are_each_read(workshop: Workshop) -> None:
+    names = [f"{place}/x.dist-info/METADATA" for place in "ab"]
+    link = Item(Entry(names[1], EntryType.HARDLINK, 0o644, link=names[0]))
+    found = found_in(workshop, [item(names[0], b"Name: x\nVersion: 1\n"), link])
+    assert [package.path for package in found.packages] == names
+    assert found.unread == 0
+
+
 def test_a_line_without_end_costs_no_more_than_it_is_long() -> None:
     assert list(readers.dpkg(b"Package: a\nVersion: 1\nX: " + b"y" * (8 << 20))) == [readers.Fact("deb", "a", "1")]
     assert len(list(readers.dpkg(b"Package: a\nVersion: 1\n\n" * 10_000))) == 10_000
