@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cache.collection.policy import Policy
 from engine.attest.attach import IS_ATTESTATION, REFERENCE_DIGEST, REFERENCE_TYPE
 from engine.attest.make import Attester
+from engine.attest.provenance import kept_provenance
 from engine.attest.spec import AttestSpec, ProvenanceMode
 from engine.attest.stored import attest_stored, attestations_of
 from engine.bases import Bases
+from engine.collection.prune import prune
 from engine.images.manifest import Index, parse_manifest
 from engine.images.reference import Reference
-from engine.imagestore import keep
+from engine.imagestore import keep, untag
 from engine.layerstore import LayerStore
 from engine.output.spec import parse_output
 from engine.report import BuildReport
 from engine.secrets import Secrets
 from machinefile.errors import UsageError
+from machinefile.platform import Platform
 
 if TYPE_CHECKING:
     from conftest import Workshop
@@ -174,3 +178,34 @@ def test_nothing_is_made_up_of_an_image_from_elsewhere(workshop: Workshop) -> No
     with pytest.raises(UsageError) as refused:
         attest_stored(workshop.store, attester(workshop, MAX), "other", provenance=True)
     assert refused.value.code == "attest-unknown"
+
+
+def test_what_ran_the_steps_is_told_if_it_ran_any(workshop: Workshop) -> None:
+    driver = replace(workshop.driver, versions=lambda: (("qemu", "7.2"),))
+    request = replace(workshop.request(TEXT, names=("docker.io/library/app:1",)), attest=MAX)
+    cold, warm = (provenance(workshop, driver.build(request))["runDetails"]["builder"] for _ in range(2))
+    assert cold["version"].pop("qemu") == "7.2"
+    assert cold == warm
+
+
+def test_every_image_of_an_index_is_attested(workshop: Workshop) -> None:
+    platforms = (Platform("linux", "amd64"), Platform("linux", "arm64"))
+    request = workshop.request("FROM scratch\nCOPY . /\n", names=("docker.io/library/app:1",))
+    plain = workshop.driver.build(replace(request, platforms=platforms))
+    report = workshop.driver.build(replace(request, platforms=platforms, attest=MAX))
+    assert report.digest == plain.digest
+    found = attestations_of(workshop.store, report.attested)
+    assert [about for about, _ in found] == [image.digest for image in report.images]
+    later = attest_stored(workshop.store, attester(workshop, MAX), "app:1", provenance=True)
+    assert [about for about, _ in attestations_of(workshop.store, later.digest)] == [about for about, _ in found]
+
+
+def test_cleaning_keeps_what_is_said_about_images_with_names(workshop: Workshop) -> None:
+    report = attested(workshop)
+    prune(workshop.store, Policy(everything=True))
+    assert set(said(workshop, report)) == {"https://slsa.dev/provenance/v1", "https://spdx.dev/Document"}
+    assert kept_provenance(workshop.store, report.digest) is not None
+    untag(workshop.store, ["app:1"])
+    prune(workshop.store, Policy(everything=True))
+    assert not workshop.store.blobs.has(report.attested)
+    assert kept_provenance(workshop.store, report.digest) is None
