@@ -158,7 +158,7 @@ def _dependencies(plan: Plan, graph: BuildGraph, secrets: Secrets) -> Iterator[d
         if isinstance(step.operation, From):
             found = _base(step.operation, plan.bases[step.id])
         elif isinstance(step.operation, RemoteSource):
-            found = _remote(step.operation, secrets)
+            found = remote_dependency(step.operation, secrets)
         if found is not None and (mark := json.dumps(found)) not in seen:
             seen.add(mark)
             yield found
@@ -174,7 +174,8 @@ def _base(operation: From, base: Base) -> dict[str, object] | None:
     return {"name": operation.base.reference, "digest": digest}  # where this machine has it is its own affair
 
 
-def _remote(operation: RemoteSource, secrets: Secrets) -> dict[str, object]:
+def remote_dependency(operation: RemoteSource, secrets: Secrets) -> dict[str, object]:
+    """What ADD takes from afar, as it was pinned, without the passwords of its address."""
     if is_git(operation.url):
         url = repository_of(operation)
         ref = f"@{url.ref}" if url.ref else ""

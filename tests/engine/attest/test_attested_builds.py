@@ -12,7 +12,7 @@ import pytest
 from cache.collection.policy import Policy
 from engine.attest.attach import IS_ATTESTATION, REFERENCE_DIGEST, REFERENCE_TYPE
 from engine.attest.make import Attester
-from engine.attest.provenance import kept_provenance
+from engine.attest.provenance import kept_provenance, remote_dependency
 from engine.attest.spec import AttestSpec, ProvenanceMode
 from engine.attest.stored import attest_stored, attestations_of
 from engine.bases import Bases
@@ -26,6 +26,7 @@ from engine.report import BuildReport
 from engine.secrets import Secrets
 from machinefile.errors import UsageError
 from machinefile.platform import Platform
+from machinefile.steps import RemoteSource
 
 if TYPE_CHECKING:
     from conftest import Workshop
@@ -209,3 +210,19 @@ def test_cleaning_keeps_what_is_said_about_images_with_names(workshop: Workshop)
     prune(workshop.store, Policy(everything=True))
     assert not workshop.store.blobs.has(report.attested)
     assert kept_provenance(workshop.store, report.digest) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "pinned", "uri", "digest"),
+    [
+        ("https://me:word@host/a.tar", "sha256:" + "1" * 64, "https://***@host/a.tar", {"sha256": "1" * 64}),
+        ("https://host/hunter2hunter2", "sha512:" + "2" * 128, "https://host/***", {"sha512": "2" * 128}),
+        ("https://host/x.git#v1", "3" * 40, "git+https://host/x.git@v1", {"gitCommit": "3" * 40}),
+        ("git@host:team/x.git", "3" * 40, "git+ssh://git@host/team/x.git", {"gitCommit": "3" * 40}),
+    ],
+)
+def test_what_came_from_afar_is_named_without_passwords(
+    url: str, pinned: str, uri: str, digest: dict[str, str]
+) -> None:
+    secrets = Secrets((("pw", b"hunter2hunter2"),))
+    assert remote_dependency(RemoteSource(url, pinned=pinned), secrets) == {"uri": uri, "digest": digest}
