@@ -54,6 +54,8 @@ class Kind(Enum):
     how to ask whether it is still the same"""
     SEAL = "seal"
     """a file of the store, by its path in it -> what it was when its content was known to be right: cache/seals.py"""
+    PROVENANCE = "provenance"
+    """digest of an image's manifest -> what its provenance says, for attesting it later: engine/attest/provenance.py"""
     DISK = "disk"
     """name of a file in disks/ -> the diff id of the layer that it holds"""
 

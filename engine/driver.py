@@ -15,6 +15,7 @@ from cache.carry.place import CachePlace
 from cache.contexts import ContextDigests, KnownContexts
 from cache.results import StepResult
 from cache.store import Store
+from engine.attest.facts import BuildFacts
 from engine.bases import Bases
 from engine.carry.carried import CarriedResults
 from engine.carry.imagekeys import keys_of_image
@@ -30,6 +31,7 @@ from engine.layers.entry import NORMAL_TIME
 from engine.layerstore import LayerStore
 from engine.lockcheck import check_lock, pins_of, refuse_unpinned_bases
 from engine.lookup import CachePolicy, Results
+from engine.output.annotations import Annotations
 from engine.output.image import BuiltImage, assemble, rfc3339
 from engine.output.index import Built, gather, is_whole
 from engine.output.spec import OutputSpec, OutputType
@@ -48,6 +50,7 @@ from engine.supply import LayerSupply, LostLayerError
 from engine.support import check_supported
 from machinefile.errors import StoreError, UsageError
 from machinefile.ignore import IgnoreRules
+from machinefile.imageconfig import Pairs
 from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
 from machinefile.resolve import base_references
@@ -63,7 +66,7 @@ if TYPE_CHECKING:
     from engine.explain.explainer import Explainer
     from engine.explain.explanation import Explanation
     from engine.machines.make import MachineMaker
-    from engine.output.outputs import Push
+    from engine.output.outputs import Attest, Push
     from engine.vm.execution import Sandbox
 
 _QUICK = 200
@@ -112,6 +115,8 @@ class Driver:
     """Opens the folder that is the build context."""
     finished: Callable[[Plan, Mapping[str, StepResult]], None] | None = None
     """Is told what the steps of a build came to, when it is done."""
+    versions: Callable[[], Pairs] | None = None
+    """What runs steps on this machine, by version."""
 
     def plan(self, request: BuildRequest) -> Plan:
         """Resolve the Machinefile and every key, and find out what hits, or why not. Starts nothing, pulls no layers,
@@ -165,6 +170,7 @@ class Driver:
             run: set[str] = set()
             restores = 0
             built: Built | None = None
+            attested = ""
             while built is None:
                 if request.fail_on_miss:
                     prepared = self._foreseen(request, prepared)
@@ -173,8 +179,9 @@ class Driver:
                 self._check_secrets(request, plan)
                 with self._building(request, prepared) as (build, layers, supply, sandbox):
                     try:
-                        results = build.run(whole=not _only_pushed(request, plan))
-                        built = self._finish(request, plan, results, layers, supply)
+                        results = build.run(whole=request.attest.sbom or not _only_pushed(request, plan))
+                        facts = BuildFacts.of(run | build.run_steps, restores + sandbox.starts, self.versions)
+                        built, attested = self._finish(request, plan, results, layers, supply, facts)
                         build.keep_fetched()
                     except LostLayerError as lost:
                         prepared = self._without(lost, prepared)
@@ -194,7 +201,7 @@ class Driver:
             ImageReport(platform, image.digest, image.manifest.config.digest)
             for platform, image in zip(plan.platforms, built.images, strict=True)
         )
-        return BuildReport(built.digest, images, hit, len(run), restores, seconds, exports, imported)
+        return BuildReport(built.digest, images, hit, len(run), restores, seconds, exports, imported, attested)
 
     @contextmanager
     def _exporter(self, request: BuildRequest) -> Iterator[Exporter | None]:
@@ -254,10 +261,16 @@ class Driver:
                 code="cache-unsupported",
                 hint="send the cache elsewhere: --cache-to type=registry,ref=NAME, or type=local,dest=PATH",
             )
+        if request.attest.key is not None:
+            from engine.attest.dsse import AttestationSigner
+
+            AttestationSigner.from_file(request.attest.key)
         if not request.outputs:
             return
-        from engine.output.files import check_destinations, check_platforms
+        from engine.output.files import check_attested, check_destinations, check_platforms
 
+        if request.attest.wanted:
+            check_attested(request.outputs)
         check_platforms(request.outputs, platforms)
         check_destinations(request.outputs)
         _check_names(request.outputs, request.names)
@@ -428,8 +441,10 @@ class Driver:
         results: Sequence[StepResult],
         layers: LayerStore,
         supply: LayerSupply,
-    ) -> Built:
-        """Put the images together, and behind an index if there are several; name them and write them out."""
+        facts: BuildFacts,
+    ) -> tuple[Built, str]:
+        """Put the images together, and behind an index if there are several; name them and write them out. Gives also
+        the digest of the index that has what is said about them, if anything is."""
         annotations = request.annotations.dated(rfc3339(request.time))
         images = [
             assemble(
@@ -447,8 +462,14 @@ class Driver:
             for platform, graph, result in zip(plan.platforms, plan.graphs, results, strict=True)
         ]
         built = gather(images, annotations, self.store)
-        self._keep(request, built)
+        attest = self._attest(request, plan, images, layers, facts, annotations)
+        named = attest(built, request.names) if attest is not None else built
+        self._keep(request, named)
         self._machines(request, plan, images, layers)
+        if attest is not None and len(images) == 1:
+            from engine.machines.library import Library
+
+            Library(self.store).share(images[0].digest, named.digest)
         outputs = tuple(output for output in request.outputs if output.type is not OutputType.MACHINE)
         if outputs:
             from engine.output.outputs import write_outputs  # with every writer, which most builds have no use for
@@ -464,8 +485,37 @@ class Driver:
                 push=self.push,
                 supply=supply,
                 time=request.time,
+                attest=attest,
             )
-        return built
+        return built, "" if attest is None else named.digest
+
+    def _attest(
+        self,
+        request: BuildRequest,
+        plan: Plan,
+        images: Sequence[BuiltImage],
+        layers: LayerStore,
+        facts: BuildFacts,
+        annotations: Annotations,
+    ) -> Attest | None:
+        """What adds the attestations that are wanted, if any are. What a provenance of an image that the store keeps
+        would say is remembered in any case: `mbuild attest` may be asked for it."""
+        wanted = request.attest
+        if not request.names and not wanted.wanted:
+            return None
+        from engine.attest.provenance import keep_provenance, provenance_of
+
+        said = {
+            image.manifest.config.digest: provenance_of(request, plan, graph, facts)
+            for image, graph in zip(images, plan.graphs, strict=True)
+        }
+        for image in images if request.names else ():
+            keep_provenance(self.store, image.digest, said[image.manifest.config.digest])
+        if not wanted.wanted:
+            return None
+        from engine.attest.make import Attester
+
+        return partial(Attester(wanted, self.store, layers).build, predicates=said, annotations=annotations)
 
     def _keep(self, request: BuildRequest, built: Built) -> None:
         """Give the image its names in the store, if all of it is there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from engine.attest.spec import NO_ATTESTATIONS, AttestSpec
 from engine.carry.spec import CacheSource, CacheTarget
 from engine.epoch import Epoch
 from engine.layers.entry import NORMAL_TIME
@@ -62,16 +63,17 @@ class BuildRequest:
     """SOURCE_DATE_EPOCH: the time of the image and of all in its own layers; None for the one of all layers."""
     git_modes: bool = False
     """--normalize-modes: the files of the contexts have the modes that git knows."""
+    lock: Lock | None = None
+    """The lock file whose pins count."""
+    locked: bool = False
+    """--locked: refuse what the lock file has no pin for."""
+    attest: AttestSpec = NO_ATTESTATIONS
+    """--attest: what is to be said about the image, beside it."""
 
     @property
     def time(self) -> int:
         """The time that the image shows: seconds since 1970."""
         return NORMAL_TIME if self.epoch is None else self.epoch.seconds
-
-    lock: Lock | None = None
-    """The lock file whose pins count."""
-    locked: bool = False
-    """--locked: refuse what the lock file has no pin for."""
 
     def for_each_platform(self) -> dict[Platform, BuildOptions]:
         """The options of the build for each platform, in the order that was asked for."""

@@ -15,7 +15,7 @@ from mbuild.report import render
 
 _COMMANDS = (
     *("build", "plan", "explain", "verify", "parse", "lint", "lock", "debug", "run"),
-    *("images", "inspect", "pull", "push", "tag", "rmi", "cache", "doctor"),
+    *("images", "inspect", "pull", "push", "tag", "rmi", "attest", "cache", "doctor"),
 )
 
 

@@ -11,11 +11,6 @@ from machinefile.errors import UsageError
 from machinefile.steps import NetworkMode
 from mbuild.network import add_network_options
 
-_LATER = {
-    "--attest": 1,
-}
-"""Words of docker build that are understood and cannot be done yet, with how many arguments each takes."""
-
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises UsageError (`usage`) and suggests the nearest option."""
@@ -23,13 +18,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Called by argparse."""
         raise UsageError(f"{self.prog}: {message}", code="usage", hint=f"see {self.prog} --help")
-
-
-class _NotYet(argparse.Action):
-    def __call__(self, parser: object, namespace: object, values: object, option_string: str | None = None) -> None:
-        raise UsageError(
-            f"{option_string} is not supported yet", code="unsupported", hint="see docs/cli.md for what is"
-        )
 
 
 def add_build_options(parser: argparse.ArgumentParser) -> None:
@@ -109,8 +97,6 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     add_step_options(parser)
     add_store_option(parser)
     add_registry_options(parser)
-    for flag, arguments in _LATER.items():
-        add(flag, action=_NotYet, nargs=arguments, help=argparse.SUPPRESS)
 
 
 def add_lock_options(parser: argparse.ArgumentParser) -> None:

@@ -31,6 +31,7 @@ from machinefile.platform import Platform, native
 from machinefile.source import Source
 from machinefile.steps import NetworkMode
 from mbuild.arguments import pairs
+from mbuild.attest import read_attestations
 from mbuild.limits import read_shape, read_timeout
 from mbuild.lockfiles import read_lock
 from mbuild.network import configured_proxies, egress_policy
@@ -88,6 +89,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         locked=options.locked,
         epoch=epoch,
         git_modes=options.normalize_modes,
+        attest=read_attestations(options),
     )
 
 

@@ -72,6 +72,7 @@ class _Survey:
         remotes = list(self._remotes())
         disks = self._disks()
         self._origins()
+        self._provenances()
         self._seals()
         self._times = self._store.uses.times()
         usage = DiskUsage()
@@ -154,6 +155,10 @@ class _Survey:
         for facts in self._store.index.facts(Kind.ORIGIN):
             if facts.stored < old:
                 self._refer(Kind.ORIGIN, facts.key, [blob(facts.key)])
+
+    def _provenances(self) -> None:
+        for facts in self._store.index.facts(Kind.PROVENANCE):
+            self._refer(Kind.PROVENANCE, facts.key, [blob(facts.key)])
 
     def _seals(self) -> None:
         for facts in self._store.index.facts(Kind.SEAL):

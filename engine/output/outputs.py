@@ -30,6 +30,10 @@ Push = Callable[[Built, Sequence[str], Open], None]
 by digest, and fetched first if it is not in the store."""
 
 
+Attest = Callable[[Built, Sequence[str]], Built]
+"""Gives what was built, which has these names, with what is said about it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """An output that is there."""
@@ -51,15 +55,17 @@ def write_outputs(
     push: Push | None = None,
     supply: LayerSupply | None = None,
     time: int = NORMAL_TIME,
+    attest: Attest | None = None,
 ) -> tuple[Written, ...]:
     """Write the outputs, one after another; the image's own names come before those of `name=`. `time` is that of an
-    archive's own files: seconds since 1970.
+    archive's own files: seconds since 1970. With `attest` images go out with what is said about them.
 
     A file is there whole or not at all. A folder of type `local` may be left with some of the files, each whole.
     Raises UsageError, HostError, StoreError, UntrustedDataError, InterruptedBuildError.
     """
     check_destinations(tuple(outputs))
-    writer = _Writer(built, tuple(names), store, layers, observer, cancelled or threading.Event(), push, supply, time)
+    stop = cancelled or threading.Event()
+    writer = _Writer(built, tuple(names), store, layers, observer, stop, push, supply, time, attest)
     dated = [replace(output, annotations=output.annotations.dated(rfc3339(time))) for output in outputs]
     return tuple(map(writer.write, dated))
 
@@ -75,13 +81,17 @@ class _Writer:
     push: Push | None
     supply: LayerSupply | None
     time: int
+    attest: Attest | None
 
     def write(self, output: OutputSpec) -> Written:
         if output.type is not OutputType.IMAGE:
             self.observer(Note(f"writing {output.label}"))
         if output.type.is_image:
             built = variant_of(self.built, output, self.store, self.cancelled, self.supply)
-            self._image(output, built, tuple(dict.fromkeys((*self.names, *output.names))))
+            names = tuple(dict.fromkeys((*self.names, *output.names)))
+            if self.attest is not None:
+                built = self.attest(built, names)
+            self._image(output, built, names)
             return Written(output, built)
         self._files(output)
         return Written(output, self.built)
