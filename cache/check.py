@@ -156,12 +156,21 @@ class CacheCheck:
             return Harm.RESULT, next((why for one in result.layers if (why := self._denied(one, diff_id_of))), "")
         if kind is Kind.VARIANT:
             return self._variant(key, value, diff_id_of)
+        if kind is Kind.STAMPED:
+            return self._stamped(key, value, diff_id_of)
         return Harm.ENTRY, "" if is_usable(kind, value) else f"it is no {kind.value}"
 
     def _variant(self, key: str, value: object, diff_id_of: DiffId) -> tuple[Harm, str]:
         match value:
             case [str(digest), int(size)] if _DIGEST.fullmatch(digest) and _DIGEST.fullmatch(key[-71:]):
                 return Harm.RESULT, self._denied(Layer(key[-71:], digest, size, ""), diff_id_of)
+        return Harm.ENTRY, "it names no blob"
+
+    def _stamped(self, key: str, value: object, diff_id_of: DiffId) -> tuple[Harm, str]:
+        """A plain layer, which is compared with nothing but its own digest and size."""
+        match value:
+            case [str(digest), int(size)] if _DIGEST.fullmatch(digest) and _DIGEST.fullmatch(key[-71:]):
+                return Harm.RESULT, self._denied(Layer(digest, digest, size, ""), diff_id_of)
         return Harm.ENTRY, "it names no blob"
 
     def _denied(self, layer: Layer, diff_id_of: DiffId) -> str:

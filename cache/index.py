@@ -47,6 +47,8 @@ class Kind(Enum):
     """manifest digest of a base -> what it was called, and for which platform"""
     VARIANT = "variant"
     """diff id and compression -> the blob that holds the layer so compressed"""
+    STAMPED = "stamped"
+    """a time and a diff id -> the plain blob of that layer with that time on all that is in it"""
     MACHINE = "machine"
     """digest of an image's manifest, or of a machine's -> the machine in the store"""
     ORIGIN = "origin"
@@ -56,6 +58,8 @@ class Kind(Enum):
     how to ask whether it is still the same"""
     SEAL = "seal"
     """a file of the store, by its path in it -> what it was when its content was known to be right: cache/seals.py"""
+    PROVENANCE = "provenance"
+    """digest of an image's manifest -> what its provenance says, for attesting it later: engine/attest/provenance.py"""
     DISK = "disk"
     """name of a file in disks/ -> the diff id of the layer that it holds"""
 

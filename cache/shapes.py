@@ -33,7 +33,9 @@ def is_usable(kind: Kind, value: object) -> bool:
             return _is_seal(value)
         case Kind.DISK:
             return isinstance(value, str)
-        case Kind.RESULT | Kind.CONTENT | Kind.VARIANT:
+        case Kind.PROVENANCE:
+            return isinstance(value, dict)
+        case Kind.RESULT | Kind.CONTENT | Kind.VARIANT | Kind.STAMPED:
             return True
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from cache.growing import BlobFollower
 from cache.index import Kind
@@ -25,6 +25,9 @@ from engine.images.source import ImageSource
 from engine.parallel import in_parallel
 from machinefile.errors import MbuildError
 from machinefile.steps import SCRATCH, BaseImage, BaseReference
+
+if TYPE_CHECKING:
+    from engine.pins import Pins
 
 PARALLEL = 4
 """Bases at a time."""
@@ -64,8 +67,11 @@ class Bases:
         observer: Observer,
         cancelled: threading.Event | None = None,
         named: Mapping[str, str] = MappingProxyType({}),
+        pins: Pins | None = None,
     ) -> None:
-        """`named` gives references that stand for others: `context:NAME` for an image given with --build-context."""
+        """`named` gives references that stand for others: `context:NAME` for an image given with --build-context.
+        `pins` are a lock file's."""
+        self._pins = pins
         self._named = named
         self._store = store
         self._source = source
@@ -134,7 +140,10 @@ class Bases:
         if reference.reference == SCRATCH:
             return EMPTY
         written = self._named.get(reference.reference, reference.reference)
-        image = self._source.resolve(replace(reference, reference=written))
+        if self._pins is not None:
+            image = self._pins.resolve(reference, self._source.resolve)
+        else:
+            image = self._source.resolve(replace(reference, reference=written))
         # Kept, so that a base named by its digest needs no registry the next time.
         self._store.blobs.put(image.manifest_bytes)
         self._store.blobs.put(image.configuration_bytes)

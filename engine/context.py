@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -104,9 +104,11 @@ class Context:
     and the host's own links are never followed by the kernel for us. Threads may share one.
     """
 
-    def __init__(self, root: Path, rules: IgnoreRules, known: ContextDigests | None = None) -> None:
-        """`known` tells what its files hashed to before. Raises UsageError (`context-missing`) when there is no such
-        folder."""
+    def __init__(
+        self, root: Path, rules: IgnoreRules, known: ContextDigests | None = None, *, git_modes: bool = False
+    ) -> None:
+        """`known` tells what its files hashed to before. With `git_modes` files and directories have those that git
+        knows, whatever they have here. Raises UsageError (`context-missing`) when there is no such folder."""
         if not os.path.isdir(root):
             raise UsageError(
                 f"the build context {root} is not a folder",
@@ -116,6 +118,7 @@ class Context:
         self.root = root
         self._rules = rules
         self._known = known
+        self._git_modes = git_modes
         self._entries: dict[str, Entry | None] = {"": Entry("", EntryType.DIRECTORY, 0o755)}
         self._children: dict[str, tuple[str, ...]] = {}
         self._inodes: dict[str, tuple[int, int]] = {}
@@ -163,6 +166,13 @@ class Context:
             os.close(descriptor)
             raise _changed(path)
         return descriptor, status
+
+    def modified(self, path: str) -> int:
+        """When a file was last changed: whole seconds since 1970. Raises MachinefileError (`context-unreadable`)."""
+        try:
+            return os.stat(os.path.join(self.root, path), follow_symlinks=False).st_mtime_ns // 1_000_000_000
+        except OSError as error:
+            raise _unreadable(path, error) from error
 
     def digest(self, path: str) -> str:
         """The sha256 of a file's content, in hex, as it was when this was first asked."""
@@ -233,10 +243,14 @@ class Context:
         if now != self._hashed[path][0]:
             raise _edited(path)
 
+    def listed(self, found: Iterator[os.DirEntry[str]]) -> Iterable[os.DirEntry[str]]:
+        """What is in a directory as the file system lists it, which is in no order; a test may give it in another."""
+        return found
+
     def _scan(self, path: str) -> list[str]:
         try:
             with os.scandir(self.root / path if path else self.root) as found:
-                children = sorted(found, key=lambda child: os.fsencode(child.name))
+                children = sorted(self.listed(found), key=lambda child: os.fsencode(child.name))
         except OSError as error:
             raise _unreadable(path, error) from error
         names = []
@@ -261,7 +275,7 @@ class Context:
     def _read(self, name: str, child: os.DirEntry[str]) -> Entry | None:
         try:
             status = child.stat(follow_symlinks=False)
-            mode = stat.S_IMODE(status.st_mode)
+            mode = _git_mode(status.st_mode) if self._git_modes else stat.S_IMODE(status.st_mode)
             match stat.S_IFMT(status.st_mode):
                 case stat.S_IFREG:
                     if self._known is not None:
@@ -278,6 +292,11 @@ class Context:
         except OSError as error:
             raise _unreadable(name, error) from error
         return None
+
+
+def _git_mode(mode: int) -> int:
+    """One of the two that git keeps, by whether the owner may execute it; a directory's is always the same."""
+    return 0o755 if stat.S_ISDIR(mode) or mode & stat.S_IXUSR else 0o644
 
 
 def _batches(paths: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -9,11 +9,12 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from cache.contexts import KnownContexts
+from cache.contexts import ContextDigests, KnownContexts
 from cache.results import StepResult
 from cache.store import Store
+from engine.attest.facts import BuildFacts
 from engine.bases import Bases
 from engine.carry.carried import CarriedResults
 from engine.carry.sources import RemoteCaches
@@ -22,11 +23,15 @@ from engine.events import BuildEnded, Note, Observer, WarningRaised
 from engine.explain.past import Past, project_of
 from engine.images.reference import Reference
 from engine.images.source import ImageSource
+from engine.layers.entry import NORMAL_TIME
 from engine.layerstore import LayerStore
+from engine.lockcheck import check_lock, pins_of, refuse_unpinned_bases
 from engine.lookup import CachePolicy, Results
-from engine.output.image import BuiltImage, assemble
+from engine.output.annotations import Annotations
+from engine.output.image import BuiltImage, assemble, rfc3339
 from engine.output.index import Built, gather, is_whole
 from engine.output.spec import OutputSpec, OutputType
+from engine.output.stamped import stamped
 from engine.plan import Plan
 from engine.platforms import for_each
 from engine.prepared import Prepared, plan_all
@@ -40,6 +45,8 @@ from engine.steps.provisions import Provisions
 from engine.supply import LayerSupply, LostLayerError
 from engine.support import check_supported
 from machinefile.errors import StoreError, UsageError
+from machinefile.ignore import IgnoreRules
+from machinefile.imageconfig import Pairs
 from machinefile.lint.linter import LintResult, resolve_and_lint
 from machinefile.options import BuildOptions
 from machinefile.resolve import base_references
@@ -59,11 +66,22 @@ if TYPE_CHECKING:
     from engine.explain.explainer import Explainer
     from engine.explain.explanation import Explanation
     from engine.machines.make import MachineMaker
-    from engine.output.outputs import Push
+    from engine.output.outputs import Attest, Push
     from engine.vm.execution import Sandbox
 
 _QUICK = 200
 """Records that a plan looks at for one that is like that of a step, where the file was not built here before."""
+
+
+class OpenContext(Protocol):
+    """Opens a folder as a build context: Context, or what stands for it."""
+
+    def __call__(
+        self, root: Path, rules: IgnoreRules, known: ContextDigests | None = None, *, git_modes: bool = False
+    ) -> BuildContext:
+        """As of Context."""
+        ...
+
 
 _LOST = ("blob-corrupt", "blob-missing")
 _MOST_LOSSES = 8
@@ -90,6 +108,12 @@ class Driver:
     """Reads the keys that a cache's entries must be signed with."""
     open_target: Callable[[CacheTarget], OpenTarget] | None = None
     """Opens what --cache-to names, with who signs what goes there."""
+    open_context: OpenContext = Context
+    """Opens the folder that is the build context."""
+    finished: Callable[[Plan, Mapping[str, StepResult]], None] | None = None
+    """Is told what the steps of a build came to, when it is done."""
+    versions: Callable[[], Pairs] | None = None
+    """What runs steps on this machine, by version."""
 
     def plan(self, request: BuildRequest) -> Plan:
         """Resolve the Machinefile and every key, and find out what hits, or why not. Starts nothing, pulls no layers,
@@ -123,6 +147,8 @@ class Driver:
         here: the report has it.
         """
         left = _MOST_LOSSES
+        if request.epoch is not None and request.epoch.note:
+            self.observer(Note(request.epoch.note))
         with self._exporter(request) as exporter:
             while True:
                 try:
@@ -141,6 +167,7 @@ class Driver:
             run: set[str] = set()
             restores = 0
             built: Built | None = None
+            attested = ""
             while built is None:
                 if request.fail_on_miss:
                     prepared = self._foreseen(request, prepared)
@@ -149,8 +176,9 @@ class Driver:
                 self._check_secrets(request, plan)
                 with self._building(request, prepared) as (build, layers, supply, sandbox):
                     try:
-                        results = build.run(whole=not _only_pushed(request, plan))
-                        built = self._finish(request, plan, results, layers, supply)
+                        results = build.run(whole=request.attest.sbom or not _only_pushed(request, plan))
+                        facts = BuildFacts.of(run | build.run_steps, restores + sandbox.starts, self.versions)
+                        built, attested = self._finish(request, plan, results, layers, supply, facts)
                         build.keep_fetched()
                     except LostLayerError as lost:
                         prepared = self._without(lost, prepared)
@@ -164,6 +192,8 @@ class Driver:
                 for planned in prepared.plan.counted()
                 if planned.step.id in build.results and planned.step.id not in run
             )
+        if self.finished is not None:
+            self.finished(plan, build.results)
         seconds = time.monotonic() - begun
         hit = len(plan.counted()) - len(run)
         shown = tuple(Reference.parse(name).short for name in request.names)
@@ -172,7 +202,7 @@ class Driver:
             ImageReport(platform, image.digest, image.manifest.config.digest)
             for platform, image in zip(plan.platforms, built.images, strict=True)
         )
-        return BuildReport(built.digest, images, hit, len(run), restores, seconds, exports, imported)
+        return BuildReport(built.digest, images, hit, len(run), restores, seconds, exports, imported, attested)
 
     @contextmanager
     def _exporter(self, request: BuildRequest) -> Iterator[Exporter | None]:
@@ -225,10 +255,23 @@ class Driver:
         """Refuse what can be seen to fail before anything is looked up."""
         platforms = tuple(request.for_each_platform())
         request.annotations.check(platforms)
+        if request.inline_cache and request.time != NORMAL_TIME:
+            raise UsageError(
+                "an image with the time of SOURCE_DATE_EPOCH cannot be a cache: its layers are not those that steps "
+                "stand on",
+                code="cache-unsupported",
+                hint="send the cache elsewhere: --cache-to type=registry,ref=NAME, or type=local,dest=PATH",
+            )
+        if request.attest.key is not None:
+            from engine.attest.dsse import AttestationSigner
+
+            AttestationSigner.from_file(request.attest.key)
         if not request.outputs:
             return
-        from engine.output.files import check_destinations, check_platforms
+        from engine.output.files import check_attested, check_destinations, check_platforms
 
+        if request.attest.wanted:
+            check_attested(request.outputs)
         check_platforms(request.outputs, platforms)
         check_destinations(request.outputs)
         _check_names(request.outputs, request.names)
@@ -324,14 +367,21 @@ class Driver:
     def _prepare(self, request: BuildRequest, caches: RemoteCaches, *, refuse: bool) -> Prepared:
         """Everything that is known before a step runs, for all platforms. `refuse` what cannot be carried out."""
         wanted = request.for_each_platform()
-        bases = Bases(self.store, self.source, self.observer, self.cancelled, image_names(request.contexts))
+        pins = pins_of(request)
+        bases = Bases(self.store, self.source, self.observer, self.cancelled, image_names(request.contexts), pins)
+        if pins is not None and request.locked:
+            refuse_unpinned_bases(request, pins, bases)
         bases.prefetch(one for options in wanted.values() for one in base_references(request.machinefile, options))
-        remotes = Remotes(self.store, self.observer, self.cancelled)
+        remotes = Remotes(self.store, self.observer, self.cancelled, pins=pins)
         resolved = for_each(wanted.values(), lambda options: self._resolve(request, options, bases))
         self._warn([checked for _, checked in resolved])
+        if pins is not None:
+            check_lock(request, pins, [graph for graph, _ in resolved], self.observer)
         known = KnownContexts(self.store.root / "contexts", self.store.temporary)
-        contexts: dict[str, BuildContext] = {"": Context(request.context, request.ignore, known.of(request.context))}
-        contexts.update(open_contexts(request.contexts, remotes, known))
+        digests, git_modes = known.of(request.context), request.git_modes
+        own = self.open_context(request.context, request.ignore, digests, git_modes=git_modes)
+        contexts: dict[str, BuildContext] = {"": own}
+        contexts.update(open_contexts(request.contexts, remotes, known, git_modes=git_modes))
         if refuse:
             check_supported([graph for graph, _ in resolved], host_network=request.egress.host_network)
             for graph, _ in resolved:
@@ -389,27 +439,37 @@ class Driver:
         results: Sequence[StepResult],
         layers: LayerStore,
         supply: LayerSupply,
-    ) -> Built:
-        """Put the images together, and behind an index if there are several; name them and write them out."""
+        facts: BuildFacts,
+    ) -> tuple[Built, str]:
+        """Put the images together, and behind an index if there are several; name them and write them out. Gives also
+        the digest of the index that has what is said about them, if anything is."""
+        annotations = request.annotations.dated(rfc3339(request.time))
         images = [
             assemble(
                 graph,
                 plan.base_of(graph.result),
-                result,
+                stamped(result, request.time, self.store, self.cancelled, supply),
                 self.store,
-                request.annotations,
+                annotations,
                 platform,
                 self.cancelled,
                 _keys_of_image(plan, graph.result, result) if request.inline_cache else (),
                 supply,
+                request.time,
             )
             for platform, graph, result in zip(plan.platforms, plan.graphs, results, strict=True)
         ]
-        built = gather(images, request.annotations, self.store)
+        built = gather(images, annotations, self.store)
         if request.fail_on_miss:
             self._check_machines(request, plan, images)
-        self._keep(request, built, supply)
+        attest = self._attest(request, plan, images, layers, facts, annotations)
+        named = attest(built, request.names) if attest is not None else built
+        self._keep(request, named, supply)
         self._machines(request, plan, images, layers)
+        if attest is not None and len(images) == 1:
+            from engine.machines.library import Library
+
+            Library(self.store).share(images[0].digest, named.digest)
         outputs = tuple(output for output in request.outputs if output.type is not OutputType.MACHINE)
         if outputs:
             from engine.output.outputs import write_outputs  # with every writer, which most builds have no use for
@@ -424,8 +484,38 @@ class Driver:
                 cancelled=self.cancelled,
                 push=self.push,
                 supply=supply,
+                time=request.time,
+                attest=attest,
             )
-        return built
+        return built, "" if attest is None else named.digest
+
+    def _attest(
+        self,
+        request: BuildRequest,
+        plan: Plan,
+        images: Sequence[BuiltImage],
+        layers: LayerStore,
+        facts: BuildFacts,
+        annotations: Annotations,
+    ) -> Attest | None:
+        """What adds the attestations that are wanted, if any are. What a provenance of an image that the store keeps
+        would say is remembered in any case: `mbuild attest` may be asked for it."""
+        wanted = request.attest
+        if not request.names and not wanted.wanted:
+            return None
+        from engine.attest.provenance import keep_provenance, provenance_of
+
+        said = {
+            image.manifest.config.digest: provenance_of(request, plan, graph, facts)
+            for image, graph in zip(images, plan.graphs, strict=True)
+        }
+        for image in images if request.names else ():
+            keep_provenance(self.store, image.digest, said[image.manifest.config.digest])
+        if not wanted.wanted:
+            return None
+        from engine.attest.make import Attester
+
+        return partial(Attester(wanted, self.store, layers).build, predicates=said, annotations=annotations)
 
     def _keep(self, request: BuildRequest, built: Built, supply: LayerSupply) -> None:
         """Give the image its names in the store, if all of it is there and was checked."""

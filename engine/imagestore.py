@@ -12,6 +12,7 @@ from cache.names import NamedImage
 from cache.store import Store
 from engine.bases import Bases
 from engine.events import Observer
+from engine.images.descriptor import Descriptor
 from engine.images.manifest import Manifest, parse_manifest
 from engine.images.push import Pushed, push_image
 from engine.images.reference import Reference
@@ -103,7 +104,8 @@ def push(
     """
     manifest = store.blobs.read(digest)
     known = origins(store, destination.registry)
-    images = tuple(manifests_of(store, digest))
+    documents = tuple(_documents_of(store, digest))
+    images = tuple(one for _, one in documents)
     whole = all(store.blobs.has(layer.digest, layer.size) for image in images for layer in image.layers)
     done = push_image(
         client,
@@ -116,6 +118,10 @@ def push(
         look_first=not whole,
         check=check,
     )
+    if any(one.subject is not None for one in images):
+        from engine.images.referrers import list_referrers
+
+        list_referrers(client, destination, documents)
     for one in images:
         remember(store, [blob.digest for blob in (one.config, *one.layers) if not blob.urls], destination)
     return done
@@ -123,9 +129,14 @@ def push(
 
 def manifests_of(store: Store, digest: str) -> Iterator[Manifest]:
     """The manifest with that digest, or all those of the index. Raises StoreError (`blob-missing`)."""
-    parsed = parse_manifest(store.blobs.read(digest))
+    yield from (manifest for _, manifest in _documents_of(store, digest))
+
+
+def _documents_of(store: Store, digest: str) -> Iterator[tuple[Descriptor, Manifest]]:
+    data = store.blobs.read(digest)
+    parsed = parse_manifest(data)
     if isinstance(parsed, Manifest):
-        yield parsed
+        yield Descriptor(parsed.media_type, digest, len(data)), parsed
         return
     for child in parsed.manifests:
-        yield from manifests_of(store, child.digest)
+        yield from _documents_of(store, child.digest)

@@ -40,6 +40,8 @@ class BuildReport:
     """What came of --cache-to; None where there was none. What failed is in it, and nobody else has told of it."""
     imported: int = 0
     """Steps whose results were in caches elsewhere."""
+    attested: str = ""
+    """Digest of the index of the image, or images, and what is said about them; empty if nothing is."""
 
     @property
     def config_digest(self) -> str:

@@ -6,9 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.attest.spec import NO_ATTESTATIONS, AttestSpec
+from engine.epoch import Epoch
+from engine.layers.entry import NORMAL_TIME
 from engine.lookup import CachePolicy
 from engine.output.annotations import NO_ANNOTATIONS, Annotations
 from engine.output.spec import OutputSpec
+from engine.pins import Lock
 from engine.remote.contexts import NamedContext
 from engine.secrets import Secrets
 from engine.sshagent import AgentSource
@@ -58,6 +62,21 @@ class BuildRequest:
     """--cache-to, but for `type=inline`."""
     inline_cache: bool = False
     """--cache-to type=inline: the image says which keys its layers have."""
+    epoch: Epoch | None = None
+    """SOURCE_DATE_EPOCH: the time of the image and of all in its own layers; None for the one of all layers."""
+    git_modes: bool = False
+    """--normalize-modes: the files of the contexts have the modes that git knows."""
+    lock: Lock | None = None
+    """The lock file whose pins count."""
+    locked: bool = False
+    """--locked: refuse what the lock file has no pin for."""
+    attest: AttestSpec = NO_ATTESTATIONS
+    """--attest: what is to be said about the image, beside it."""
+
+    @property
+    def time(self) -> int:
+        """The time that the image shows: seconds since 1970."""
+        return NORMAL_TIME if self.epoch is None else self.epoch.seconds
 
     def for_each_platform(self) -> dict[Platform, BuildOptions]:
         """The options of the build for each platform, in the order that was asked for."""

@@ -14,8 +14,8 @@ from machinefile.errors import HostError, InterruptedBuildError, MbuildError
 from mbuild.report import render
 
 _COMMANDS = (
-    *("build", "plan", "explain", "parse", "lint", "debug", "run"),
-    *("images", "inspect", "pull", "push", "tag", "rmi", "cache", "doctor"),
+    *("build", "plan", "explain", "verify", "parse", "lint", "lock", "debug", "run"),
+    *("images", "inspect", "pull", "push", "tag", "rmi", "attest", "cache", "doctor"),
 )
 
 

@@ -11,11 +11,6 @@ from machinefile.errors import UsageError
 from machinefile.steps import NetworkMode
 from mbuild.network import add_network_options
 
-_LATER = {
-    "--attest": 1,
-}
-"""Words of docker build that are understood and cannot be done yet, with how many arguments each takes."""
-
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises UsageError (`usage`) and suggests the nearest option."""
@@ -23,13 +18,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Called by argparse."""
         raise UsageError(f"{self.prog}: {message}", code="usage", hint=f"see {self.prog} --help")
-
-
-class _NotYet(argparse.Action):
-    def __call__(self, parser: object, namespace: object, values: object, option_string: str | None = None) -> None:
-        raise UsageError(
-            f"{option_string} is not supported yet", code="unsupported", hint="see docs/cli.md for what is"
-        )
 
 
 def add_build_options(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +46,7 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="a folder, a git repository, docker-image://NAME or oci-layout://PATH:TAG that the file may name",
     )
+    add_reproducing_options(parser)
     add("--label", action="append", default=[], metavar="NAME=VALUE", help="put a label on the image")
     add(
         "--platform",
@@ -104,11 +93,46 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         help="look for the results of steps there too: a registry, a folder (type=local,src=), an object store (s3://)",
     )
     add("--pull", action="store_true", help="ask the registry for every base (always done: a name is looked up anew)")
+    add_lock_options(parser)
     add_step_options(parser)
     add_store_option(parser)
     add_registry_options(parser)
-    for flag, arguments in _LATER.items():
-        add(flag, action=_NotYet, nargs=arguments, help=argparse.SUPPRESS)
+
+
+def add_lock_options(parser: argparse.ArgumentParser) -> None:
+    """What to do with a lock file."""
+    add = parser.add_argument
+    add(
+        "--lock-file",
+        default="",
+        metavar="FILE",
+        help="the lock file (default: the Machinefile's name and .lock, beside it)",
+    )
+    add("--locked", action="store_true", help="refuse to build without a lock file, or what it has no pin for")
+    add("--no-lock", action="store_true", help="ignore the lock file")
+
+
+def add_reproducing_options(parser: argparse.ArgumentParser) -> None:
+    """What an image shows of times and modes."""
+    add = parser.add_argument
+    add(
+        "--source-date-epoch",
+        default=None,
+        metavar="N|context|git",
+        help="the time of the image and of its own layers: seconds since 1970, the newest file of the context, the "
+        "commit that the context is at (default: SOURCE_DATE_EPOCH as build argument, then of the environment)",
+    )
+    add(
+        "--timestamps",
+        choices=("normal", "keep"),
+        default="normal",
+        help="normal: one time for all that is in layers; keep: not supported yet",
+    )
+    add(
+        "--normalize-modes",
+        action="store_true",
+        help="give files of the context the modes that git knows, 644 and 755, so that no umask matters",
+    )
 
 
 def add_step_options(parser: argparse.ArgumentParser) -> None:

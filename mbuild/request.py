@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.epoch import NAME as EPOCH
+from engine.epoch import Epoch, find_epoch
 from engine.images.reference import Reference
 from engine.lookup import CachePolicy
 from engine.output.annotations import parse_annotations
@@ -20,6 +22,7 @@ from machinefile.copies import is_git
 from machinefile.errors import UsageError
 from machinefile.hosts import parse_hosts
 from machinefile.ignore import IgnoreRules
+from machinefile.imageconfig import Pairs
 from machinefile.instructions import Machinefile
 from machinefile.options import BuildOptions
 from machinefile.parser import parse
@@ -27,7 +30,9 @@ from machinefile.platform import Platform, native
 from machinefile.source import Source
 from machinefile.steps import NetworkMode
 from mbuild.arguments import pairs
+from mbuild.attest import read_attestations
 from mbuild.limits import read_shape, read_timeout
+from mbuild.lockfiles import read_lock
 from mbuild.network import configured_proxies, egress_policy
 from mbuild.secrets import read_secrets
 
@@ -57,12 +62,14 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
     path = find_machinefile(options.file, context)
     contexts = tuple({one.name: one for one in map(parse_context, options.build_context)}.values())
     targets, inline = _cache_targets(options)
+    ignore = _ignore_rules(path, context)
+    epoch, build_args = _timed(options, context, ignore)
     platforms = parse_platforms(options.platform or [os.environ.get("DOCKER_DEFAULT_PLATFORM", "")])
     return BuildRequest(
         machinefile=read_machinefile(path),
         context=context,
-        ignore=_ignore_rules(path, context),
-        options=_build_options(options, contexts, platforms[0]),
+        ignore=ignore,
+        options=_build_options(options, build_args, contexts, platforms[0]),
         names=tuple(str(Reference.parse(name)) for name in getattr(options, "tag", ())),
         outputs=parse_outputs(_outputs(options), terminal=sys.stdout.isatty()),
         cache=_cache_policy(options),
@@ -78,7 +85,25 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         secrets=read_secrets(options.secret),
         step_timeout=read_timeout(options.step_timeout),
         platforms=platforms,
+        lock=read_lock(options, path),
+        locked=options.locked,
+        epoch=epoch,
+        git_modes=options.normalize_modes,
+        attest=read_attestations(options),
     )
+
+
+def _timed(options: argparse.Namespace, context: Path, ignore: IgnoreRules) -> tuple[Epoch | None, Pairs]:
+    """The time that the image is to show, and the build arguments, of which it is one."""
+    if options.timestamps == "keep":
+        raise UsageError(
+            "--timestamps=keep is not supported yet: all that is in a layer has one time",
+            code="unsupported",
+            hint="leave it out; --source-date-epoch sets that time",
+        )
+    given = _build_args(options.build_arg)
+    epoch = find_epoch(options.source_date_epoch, dict(given), os.environ, context, ignore)
+    return epoch, given if epoch is None else tuple({**dict(given), EPOCH: str(epoch.seconds)}.items())
 
 
 def _cache_policy(options: argparse.Namespace) -> CachePolicy:
@@ -205,10 +230,12 @@ def parse_platforms(lists: Sequence[str]) -> tuple[Platform, ...]:
     return tuple(dict.fromkeys(found)) or (native(),)
 
 
-def _build_options(options: argparse.Namespace, contexts: tuple[NamedContext, ...], platform: Platform) -> BuildOptions:
+def _build_options(
+    options: argparse.Namespace, build_args: Pairs, contexts: tuple[NamedContext, ...], platform: Platform
+) -> BuildOptions:
     return BuildOptions(
         target=options.target or None,
-        build_args=_build_args(options.build_arg),
+        build_args=build_args,
         platform=platform,
         build_platform=native(),
         labels=pairs(options.label, "--label"),
@@ -221,7 +248,7 @@ def _build_options(options: argparse.Namespace, contexts: tuple[NamedContext, ..
     )
 
 
-def _build_args(values: list[str]) -> tuple[tuple[str, str], ...]:
+def _build_args(values: list[str]) -> Pairs:
     found: dict[str, str] = {}
     for value in values:
         name, equals, rest = value.partition("=")

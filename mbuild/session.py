@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from engine.machines.make import MachineMaker
     from engine.output.index import Built
     from engine.vm.execution import Sandbox
+    from machinefile.imageconfig import Pairs
 
 
 def open_store(folder: str) -> Store:
@@ -126,6 +127,7 @@ def open_driver(
             open_source=open_source,
             open_trust=_trust,
             open_target=open_target,
+            versions=_versions,
         )
 
 
@@ -133,6 +135,12 @@ def _opener(store: Store, source: ImageSources, observer: Observer, cancelled: t
     from engine.carry.open import PlaceOpener
 
     return PlaceOpener(store, source.registry, observer, cancelled)
+
+
+def _versions() -> Pairs:
+    from engine.vm.versions import versions
+
+    return versions()
 
 
 def _trust(keys: Sequence[Path]) -> Trust:

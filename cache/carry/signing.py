@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +15,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cache.carry.entry import CacheEntry, CarriedMount, Signature
 from cache.carry.index import MOST_SIGNATURES
-from machinefile.errors import UsageError
+from cache.keyfiles import KeyFile
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 _T = TypeVar("_T", CacheEntry, CarriedMount)
 
-_MAX_FILE = 64 << 10
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 _MAKE = "make a key with: openssl genpkey -algorithm ed25519 -out cache.key"
 _DERIVE = "make a public key with: openssl pkey -in cache.key -pubout -out cache.pub"
 
@@ -40,22 +37,12 @@ class Signer:
     @classmethod
     def from_file(cls, path: Path) -> Signer:
         """A private key in PEM (PKCS 8), without a password. Raises UsageError (`signing-key`)."""
-        from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-        try:
-            key = load_pem_private_key(_read(path), password=None)
-        except TypeError as error:
-            raise _wrong(
-                path,
-                "has a password",
-                "take it off, nobody can be asked for it: openssl pkey -in KEY -out NEW",
-            ) from error
-        except (ValueError, UnsupportedAlgorithm) as error:
-            raise _wrong(path, "is no private key in PEM", _MAKE) from error
+        file = KeyFile(path, _MAKE, _DERIVE)
+        key = file.private()
         if not isinstance(key, Ed25519PrivateKey):
-            raise _wrong(path, "is a key of another kind than Ed25519", _MAKE)
+            raise file.wrong("is a key of another kind than Ed25519", _MAKE)
         return cls(key)
 
     def sign(self, one: _T) -> _T:
@@ -98,22 +85,12 @@ class Verifier:
 
 
 def _public_keys(path: Path) -> Iterable[Ed25519PublicKey]:
-    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    blocks = list(_BLOCK.finditer(_read(path)))
-    if not blocks:
-        raise _wrong(path, "has no public key in PEM", _DERIVE)
-    for block in blocks:
-        if b"PRIVATE" in block[1]:
-            raise _wrong(path, "is a private key: who only reads a cache must not have it", _DERIVE)
-        try:
-            key = load_pem_public_key(block[0])
-        except (ValueError, UnsupportedAlgorithm) as error:
-            raise _wrong(path, "has something that is no public key", _DERIVE) from error
+    file = KeyFile(path, _MAKE, _DERIVE)
+    for key in file.public():
         if not isinstance(key, Ed25519PublicKey):
-            raise _wrong(path, "has a key of another kind than Ed25519", _DERIVE)
+            raise file.wrong("has a key of another kind than Ed25519", _DERIVE)
         yield key
 
 
@@ -123,17 +100,3 @@ def _key_id(key: Ed25519PublicKey) -> str:
 
 def _without(signatures: tuple[Signature, ...], key_id: str) -> tuple[Signature, ...]:
     return tuple(one for one in signatures if one.key_id != key_id)[: MOST_SIGNATURES - 1]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            raise _wrong(path, "is not there" if not path.exists() else "is no file", "check the path")
-        with open(path, "rb") as file:
-            return file.read(_MAX_FILE)
-    except OSError as error:
-        raise _wrong(path, f"cannot be read: {error.strerror}", "check its rights") from error
-
-
-def _wrong(path: Path, why: str, hint: str) -> UsageError:
-    return UsageError(f"the key {path} {why}", code="signing-key", hint=hint)

@@ -72,6 +72,7 @@ class _Survey:
         remotes = list(self._remotes())
         disks = self._disks()
         self._origins()
+        self._provenances()
         self._seals()
         self._times = self._store.uses.times()
         usage = DiskUsage()
@@ -133,11 +134,12 @@ class _Survey:
                     yield _Base(facts.key, reader.needs(facts.key), f"{name} ({platform})", facts.stored)
 
     def _variants(self) -> Iterator[str]:
-        for facts, value in self._entries(Kind.VARIANT):
-            match value:
-                case [str(digest), int()]:
-                    self._refer(Kind.VARIANT, facts.key, [blob(digest)])
-                    yield digest
+        for kind in (Kind.VARIANT, Kind.STAMPED):
+            for facts, value in self._entries(kind):
+                match value:
+                    case [str(digest), int()]:
+                        self._refer(kind, facts.key, [blob(digest)])
+                        yield digest
 
     def _remotes(self) -> Iterator[tuple[str, str]]:
         old = time.time() - _REMEMBERED
@@ -153,6 +155,10 @@ class _Survey:
         for facts in self._store.index.facts(Kind.ORIGIN):
             if facts.stored < old:
                 self._refer(Kind.ORIGIN, facts.key, [blob(facts.key)])
+
+    def _provenances(self) -> None:
+        for facts in self._store.index.facts(Kind.PROVENANCE):
+            self._refer(Kind.PROVENANCE, facts.key, [blob(facts.key)])
 
     def _seals(self) -> None:
         for facts in self._store.index.facts(Kind.SEAL):

@@ -27,6 +27,8 @@ class Descriptor:
     os_version: str = ""
     """In an index: with `os_features`, more of what the image runs on (Windows)."""
     os_features: tuple[str, ...] = ()
+    artifact_type: str = ""
+    """In a list of referrers: what kind of thing the manifest is."""
 
     @classmethod
     def from_json(cls, fields: JsonObject) -> Descriptor:
@@ -44,11 +46,14 @@ class Descriptor:
             urls=fields.texts("urls"),
             os_version=runs_on.text("os.version"),
             os_features=runs_on.texts("os.features"),
+            artifact_type=fields.text("artifactType"),
         )
 
     def to_value(self) -> dict[str, object]:
         """As JSON has it, fields in Docker's order."""
         value: dict[str, object] = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
+        if self.artifact_type:
+            value["artifactType"] = self.artifact_type
         if self.urls:
             value["urls"] = list(self.urls)
         if self.annotations:

@@ -26,6 +26,8 @@ class FakeImageSource:
         self.fetched: list[str] = []
         """The digests of the blobs that were fetched."""
         self._images: dict[tuple[str, Platform], ResolvedImage] = {}
+        self._every: dict[str, ResolvedImage] = {}
+        """By digest: also those whose names were given to others."""
         self._blobs: dict[str, bytes] = {}
 
     def add(
@@ -50,7 +52,7 @@ class FakeImageSource:
         ).to_json()
         pointer = Descriptor(mediatype.OCI_CONFIG, digest_of(configuration), len(configuration))
         image = resolved(reference, Manifest(pointer, descriptors).to_json(), configuration)
-        self._images[reference, runs_on] = image
+        self._images[reference, runs_on] = self._every[image.digest] = image
         return image.digest
 
     def resolve(self, base: BaseReference) -> ResolvedImage:
@@ -58,7 +60,8 @@ class FakeImageSource:
         self.asked.append(base.reference)
         if base.reference == SCRATCH:
             return empty_image(base.platform)
-        image = self._images.get((base.reference, base.platform))
+        digest = base.reference.partition("@")[2]
+        image = self._every.get(digest) if digest else self._images.get((base.reference, base.platform))
         if image is None:
             raise TransferError(f"{base.reference} does not exist for {base.platform}", code="image-not-found")
         return image

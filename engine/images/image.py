@@ -37,6 +37,8 @@ class ResolvedImage:
     """Lowest first."""
     manifest_bytes: bytes
     configuration_bytes: bytes
+    root: str = ""
+    """The digest of what the name itself stands for: the manifest, or an index that leads to it."""
 
     @property
     def base(self) -> BaseImage:
@@ -44,8 +46,8 @@ class ResolvedImage:
         return BaseImage(self.digest, self.configuration.config, self.configuration.platform)
 
 
-def resolved(reference: str, manifest_bytes: bytes, configuration_bytes: bytes) -> ResolvedImage:
-    """Put an image together from verified bytes.
+def resolved(reference: str, manifest_bytes: bytes, configuration_bytes: bytes, root: str = "") -> ResolvedImage:
+    """Put an image together from verified bytes; `root` is the digest of the index it was found in, if it was.
 
     Raises UntrustedDataError: `not-an-image` (something else that registries hold), `layers-mismatch`,
     `manifest-invalid`, `config-invalid`.
@@ -62,14 +64,16 @@ def resolved(reference: str, manifest_bytes: bytes, configuration_bytes: bytes) 
             hint="the image is damaged: push it again",
         )
     pairs = zip(manifest.layers, configuration.diff_ids, strict=True)
+    digest = digest_of(manifest_bytes)
     return ResolvedImage(
         reference=reference,
-        digest=digest_of(manifest_bytes),
+        digest=digest,
         manifest=manifest,
         configuration=configuration,
         layers=tuple(LayerDescriptor(descriptor, diff_id) for descriptor, diff_id in pairs),
         manifest_bytes=manifest_bytes,
         configuration_bytes=configuration_bytes,
+        root=root or digest,
     )
 
 

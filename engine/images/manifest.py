@@ -26,15 +26,22 @@ class Manifest:
     """Lowest first."""
     media_type: str = mediatype.OCI_MANIFEST
     annotations: Pairs = ()
+    artifact_type: str = ""
+    """Of what is no image."""
+    subject: Descriptor | None = None
+    """The manifest that this one is about."""
 
     def to_json(self) -> bytes:
         """The bytes that its digest is of; the same for the same manifest."""
         value: dict[str, object] = {
             "schemaVersion": 2,
             "mediaType": self.media_type,
+            **({"artifactType": self.artifact_type} if self.artifact_type else {}),
             "config": self.config.to_value(),
             "layers": [layer.to_value() for layer in self.layers],
         }
+        if self.subject is not None:
+            value["subject"] = self.subject.to_value()
         return _with_annotations(value, self.annotations)
 
 
@@ -108,6 +115,8 @@ def _manifest(fields: JsonObject) -> Manifest:
         layers=tuple(Descriptor.from_json(layer) for layer in layers),
         media_type=fields.text("mediaType") or (mediatype.DOCKER_MANIFEST if docker else mediatype.OCI_MANIFEST),
         annotations=fields.pairs("annotations"),
+        artifact_type=fields.text("artifactType"),
+        subject=Descriptor.from_json(fields.child("subject")) if fields.has("subject") else None,
     )
 
 

@@ -104,7 +104,8 @@ class ImageSources:
         def read(descriptor: Descriptor) -> bytes:
             return self._kept(descriptor) or place.manifest(descriptor)
 
-        _, manifest, data = select(place.root(), base.platform, read, base.reference)
+        root = place.root()
+        _, manifest, data = select(root, base.platform, read, base.reference)
         check_is_image(base.reference, manifest)
         if manifest.config.size > MAX_CONFIG_BYTES:
             raise UntrustedDataError(
@@ -113,7 +114,7 @@ class ImageSources:
                 code="config-invalid",
             )
         configuration = self._kept(manifest.config) or place.configuration(manifest.config)
-        return resolved(base.reference, data, configuration)
+        return resolved(base.reference, data, configuration, root.digest)
 
     def fetch_blob(self, image: ResolvedImage, descriptor: Descriptor, sink: Sink) -> None:
         """As in ImageSource."""

@@ -177,6 +177,12 @@ def apply_pax(header: Header, records: Mapping[str, bytes]) -> None:
             refuse_sparse(header.name)
 
 
+def pax_size(records: Mapping[str, bytes], name: str) -> int | None:
+    """How large the content is by PAX records; None where they do not say. Raises UntrustedDataError (`layer-pax`)."""
+    value = records.get("size", b"")
+    return _pax_integer("size", value, name) if value else None
+
+
 def refuse_sparse(name: str) -> NoReturn:
     """Raise UntrustedDataError (`layer-sparse`)."""
     refuse(

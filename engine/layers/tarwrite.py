@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
@@ -81,7 +81,7 @@ def header_blocks(entry: Entry, name: bytes | None = None) -> bytes:
         link[:100],
         entry.device,
     )
-    return _pax(records) + main if records else main
+    return pax_blocks(records) + main if records else main
 
 
 def _name(entry: Entry) -> bytes:
@@ -128,7 +128,8 @@ def _block(
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
 
 
-def _pax(records: dict[bytes, bytes]) -> bytes:
+def pax_blocks(records: Mapping[bytes, bytes]) -> bytes:
+    """A PAX header with these records, to stand before the header that they are about."""
     data = b"".join(_record(key, records[key]) for key in sorted(records))
     return _block(_PAX_NAME, b"x", 0o644, (0, 0, len(data)), 0) + data + bytes(-len(data) % BLOCK)
 

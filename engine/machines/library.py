@@ -112,6 +112,12 @@ class Library:
         """`of` gives the machine of that key from now on."""
         self._store.index.put(Kind.MACHINE, digest, key)
 
+    def share(self, digest: str, other: str) -> None:
+        """What there is for the image with one digest, if there is a machine, is there for another one too."""
+        key = self._store.index.get(Kind.MACHINE, digest)
+        if isinstance(key, str):
+            self.remember(other, key)
+
     def drop(self, digest: str) -> None:
         """Remove the machine of an image or artifact, unless it is another one's too."""
         key = self._key(digest)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from machinefile.errors import UsageError
 from machinefile.imageconfig import Pairs
 from machinefile.platform import Platform
+
+CREATED = "org.opencontainers.image.created"
+"""OCI image spec, annotations.md: when the image was made, as RFC 3339 has it."""
 
 
 class Place(Enum):
@@ -64,6 +67,15 @@ class Annotations:
                     f"the annotation {entry.key} is for {entry.platform}, which is not built",
                     f"built for: {', '.join(map(str, platforms))}",
                 )
+
+    def dated(self, created: str) -> Annotations:
+        """The same, where those that ask when the image was made, without saying it, say `created`."""
+        return Annotations(
+            tuple(
+                replace(entry, value=created) if entry.key == CREATED and not entry.value else entry
+                for entry in self.entries
+            )
+        )
 
     def _of(self, place: Place, platform: Platform | None) -> Pairs:
         here = [entry for entry in self.entries if entry.place is place]

@@ -174,18 +174,12 @@ class _Work:
     def pack(self, layer: Layer) -> Descriptor:
         kind = self.compression.compressor
         with self.store.blobs.open(layer.digest) as blob, self.store.blobs.writer() as writer:
-            plain = _Summed(_plain(layer, blob), self.cancelled)
+            plain = PlainLayer(layer, blob, self.cancelled)
             self._write(plain, writer)
-            if plain.digest != layer.diff_id:
-                raise UntrustedDataError(
-                    f"the layer {layer.digest} is not what its image says: its content is {plain.digest}, "
-                    f"not {layer.diff_id}",
-                    code="diff-id-mismatch",
-                    hint="the image is damaged: pull it again, or build it again",
-                )
+            plain.check()
         return Descriptor(kind.media_type, writer.digest, writer.size)
 
-    def _write(self, plain: _Summed, writer: BlobWriter) -> None:
+    def _write(self, plain: PlainLayer, writer: BlobWriter) -> None:
         level = self.compression.level
         compressor: GzipWriter | ZstdWriter | None = None
         match self.compression.compressor:
@@ -204,23 +198,32 @@ def _plain(layer: Layer, blob: BinaryIO) -> Source:
     return blob if layer.digest == layer.diff_id else decompress(blob, LayerLimits.from_environment())
 
 
-class _Summed:
-    """A stream whose digest is taken as it is read, and that stops when the build is stopped."""
+class PlainLayer:
+    """A layer's plain tar out of its blob, whose digest is taken as it is read; reading stops when the build does."""
 
-    def __init__(self, source: Source, cancelled: threading.Event) -> None:
+    def __init__(self, layer: Layer, blob: BinaryIO, cancelled: threading.Event) -> None:
         import hashlib
 
-        self._source = source
+        self._layer = layer
+        self._source = _plain(layer, blob)
         self._cancelled = cancelled
         self._hash = hashlib.sha256()
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = CHUNK, /) -> bytes:
+        """Up to `size` bytes, none at the end. Raises InterruptedBuildError."""
         if self._cancelled.is_set():
             raise InterruptedBuildError
         data = self._source.read(size)
         self._hash.update(data)
         return data
 
-    @property
-    def digest(self) -> str:
-        return "sha256:" + self._hash.hexdigest()
+    def check(self) -> None:
+        """At the end: raises UntrustedDataError (`diff-id-mismatch`) unless it was what the layer says."""
+        digest = "sha256:" + self._hash.hexdigest()
+        if digest != self._layer.diff_id:
+            raise UntrustedDataError(
+                f"the layer {self._layer.digest} is not what its image says: its content is {digest}, "
+                f"not {self._layer.diff_id}",
+                code="diff-id-mismatch",
+                hint="the image is damaged: pull it again, or build it again",
+            )

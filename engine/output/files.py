@@ -121,6 +121,23 @@ def check_platforms(outputs: Sequence[OutputSpec], platforms: Sequence[Platform]
         output.annotations.check(platforms)
 
 
+def check_attested(outputs: Sequence[OutputSpec]) -> None:
+    """Refuse what cannot hold attestations. Raises UsageError (`attest-output`)."""
+    for output in outputs:
+        if output.type not in (OutputType.OCI, OutputType.IMAGE):
+            raise UsageError(
+                f"-o type={output.type.value} cannot hold attestations",
+                code="attest-output",
+                hint="write type=oci, or push the image; or leave out --attest",
+            )
+        if not output.oci_media_types:
+            raise UsageError(
+                "attestations need OCI's media types, and the output has oci-mediatypes=false",
+                code="attest-output",
+                hint="leave out one of them",
+            )
+
+
 def _mode(path: Path) -> int | None:
     try:
         return path.stat().st_mode

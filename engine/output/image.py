@@ -100,16 +100,18 @@ def assemble(
     cancelled: threading.Event | None = None,
     inline: Sequence[StepKeys] = (),
     supply: Supply | None = None,
+    time_shown: int = NORMAL_TIME,
 ) -> BuiltImage:
     """Write configuration, compressed layers and manifest into the store. The base's blobs need not be there, nor those
     of layers that `supply` knows to be as they should.
 
     `platform` is what was asked for; the configuration says what the target's base is for. `inline` has the keys of
-    the result's steps for an image that is to be a cache too. Raises as `packed`.
+    the result's steps for an image that is to be a cache too. `time_shown` is when the image and its history's lines
+    were made, as they say: seconds since 1970. Raises as `packed`.
     """
     platform = platform or graph.platform
     own = packed(result.layers, store, DEFAULT, cancelled, supply)
-    configuration = _configuration(graph, base, result)
+    configuration = _configuration(graph, base, result, rfc3339(time_shown))
     if inline:
         from engine.carry.inline import inline_document
 
@@ -186,8 +188,7 @@ def _for_docker(manifest: Manifest) -> Manifest:
     )
 
 
-def _configuration(graph: BuildGraph, base: Base, result: StepResult) -> ImageConfiguration:
-    created = rfc3339(NORMAL_TIME)
+def _configuration(graph: BuildGraph, base: Base, result: StepResult, created: str) -> ImageConfiguration:
     own = ImageConfiguration(
         config=graph.config,
         architecture=graph.platform.architecture,

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cache.store import Store
 from engine.images import mediatype
 from engine.images.descriptor import Descriptor
-from engine.images.manifest import Index
+from engine.images.manifest import Index, Manifest
 from engine.output.annotations import Annotations
 from engine.output.compress import Supply
 from engine.output.image import BuiltImage, keep_name, variant
 from engine.output.kinds import OutputSpec
 from machinefile.imageconfig import Pairs
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltAttestation:
+    """A manifest that is about an image, in the store with all that it names."""
+
+    line: Descriptor
+    """As an index lists it."""
+    manifest: Manifest
+
+    def below(self) -> tuple[Descriptor, ...]:
+        """Every blob that it is made of, the manifest left out."""
+        return (self.manifest.config, *self.manifest.layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +40,8 @@ class BuiltIndex:
     """Bytes of the index."""
     images: tuple[BuiltImage, ...]
     """In the order of its lines."""
+    attestations: tuple[BuiltAttestation, ...] = ()
+    """What is said about them, after them in the order of its lines."""
 
     @property
     def media_type(self) -> str:
@@ -36,8 +51,9 @@ class BuiltIndex:
     def below(self) -> tuple[Descriptor, ...]:
         """Every blob and manifest that it is made of, itself left out, each once."""
         found: dict[str, Descriptor] = {}
-        for image, line in zip(self.images, self.document.manifests, strict=True):
-            found.update({blob.digest: blob for blob in (*image.below(), line)})
+        parts: tuple[BuiltImage | BuiltAttestation, ...] = (*self.images, *self.attestations)
+        for part, line in zip(parts, self.document.manifests, strict=True):
+            found.update({blob.digest: blob for blob in (*part.below(), line)})
         return tuple(found.values())
 
     def keep(self, name: str, store: Store) -> None:
@@ -55,6 +71,20 @@ def gather(images: Sequence[BuiltImage], annotations: Annotations, store: Store)
         return images[0]
     lines = [_line(image, annotations.of_descriptor(image.platform)) for image in images]
     return _kept(Index(tuple(lines), annotations=annotations.of_index()), images, store)
+
+
+def with_attestations(
+    built: Built, attestations: Sequence[BuiltAttestation], annotations: Annotations, store: Store
+) -> BuiltIndex:
+    """An index of what was built and of what is said about it, put into the store. The images stay as they are."""
+    if isinstance(built, BuiltIndex):
+        lines: Sequence[Descriptor] = built.document.manifests
+        named, kind = built.document.annotations, built.media_type
+    else:
+        lines = [_line(built, annotations.of_descriptor(built.platform))]
+        named, kind = annotations.of_index(), mediatype.OCI_INDEX
+    index = Index((*lines, *(one.line for one in attestations)), kind, named)
+    return replace(_kept(index, built.images, store), attestations=tuple(attestations))
 
 
 def is_whole(built: Built, store: Store) -> bool:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from cache.store import Store
@@ -20,7 +21,7 @@ from engine.images.layout_writer import LayoutWriter
 from engine.images.manifest import Index
 from engine.images.reference import Reference
 from engine.layers.compression import CHUNK, Sink
-from engine.layers.entry import Entry, EntryType
+from engine.layers.entry import NORMAL_TIME, Entry, EntryType
 from engine.layers.tarheader import BLOCK, ZERO_BLOCK
 from engine.layers.tarwrite import header_blocks
 from engine.output.image import BuiltImage
@@ -48,9 +49,16 @@ def write_folder(built: Built, names: tuple[str, ...], folder: Path, store: Stor
 
 
 def write_archive(
-    built: Built, names: tuple[str, ...], out: Sink, store: Store, cancelled: threading.Event, *, docker: bool
+    built: Built,
+    names: tuple[str, ...],
+    out: Sink,
+    store: Store,
+    cancelled: threading.Event,
+    *,
+    docker: bool,
+    time: int = NORMAL_TIME,
 ) -> None:
-    """Write a layout as a tar; the same image and names give the same bytes.
+    """Write a layout as a tar; the same image, names and time (seconds since 1970) give the same bytes.
 
     Docker takes a lone image only; one without a name has none there.
     Raises StoreError (`blob-corrupt`), InterruptedBuildError.
@@ -64,25 +72,26 @@ def write_archive(
     if docker and isinstance(built, BuiltImage):
         small[_MANIFEST_FILE] = _docker_manifest(built, names)
     large = {blob_name(blob.digest): blob for blob in (*built.below(), whole)}
-    _put(out, "blobs")
-    _put(out, "blobs/sha256")
+    put = partial(_put, out, time)
+    put("blobs")
+    put("blobs/sha256")
     for name, blob in sorted(large.items()):
-        _put(out, name, blob.size)
+        put(name, blob.size)
         for chunk in _chunks(blob, store, cancelled):
             out.write(chunk)
         out.write(bytes(-blob.size % BLOCK))
     for name, data in sorted(small.items()):
-        _put(out, name, len(data))
+        put(name, len(data))
         out.write(data + bytes(-len(data) % BLOCK))
     out.write(ZERO_BLOCK * 2)
 
 
-def _put(out: Sink, name: str, size: int | None = None) -> None:
+def _put(out: Sink, time: int, name: str, size: int | None = None) -> None:
     """A header: of a folder without a size. As everything that mbuild writes: one time, no owner."""
     if size is None:
-        out.write(header_blocks(Entry(name, EntryType.DIRECTORY, 0o755)))
+        out.write(header_blocks(Entry(name, EntryType.DIRECTORY, 0o755, mtime=time)))
     else:
-        out.write(header_blocks(Entry(name, EntryType.FILE, 0o644, size=size)))
+        out.write(header_blocks(Entry(name, EntryType.FILE, 0o644, size=size, mtime=time)))
 
 
 def _listed(names: tuple[str, ...], nameless: Pairs = ((REF_NAME, _NO_NAME),)) -> list[Pairs]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from cache.store import Store
 from engine.events import Note, Observer
 from engine.images.upload import Open
+from engine.layers.entry import NORMAL_TIME
 from engine.layers.flatten import Folder, flatten, merge_disk, merged_entries
 from engine.layerstore import LayerStore
 from engine.output.ext4 import make_ext4
 from engine.output.files import check_destinations, output_errors, replacing, writing
-from engine.output.image import BuiltImage
+from engine.output.image import BuiltImage, rfc3339
 from engine.output.index import Built, is_whole, variant_of
 from engine.output.kinds import DiskFormat, OutputSpec, OutputType
 from engine.output.layout import write_archive, write_folder
@@ -29,6 +30,10 @@ Push = Callable[[Built, Sequence[str], Open, Callable[[], object]], None]
 """Sends an image, or an index with its images, to the registries of its names; what they lack of its blobs is opened
 by digest, and fetched first if it is not in the store. The last is called before a registry is sent anything; not if it
 has the image."""
+
+
+Attest = Callable[[Built, Sequence[str]], Built]
+"""Gives what was built, which has these names, with what is said about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +56,20 @@ def write_outputs(
     cancelled: threading.Event | None = None,
     push: Push | None = None,
     supply: LayerSupply | None = None,
+    time: int = NORMAL_TIME,
+    attest: Attest | None = None,
 ) -> tuple[Written, ...]:
-    """Write the outputs, one after another; the image's own names come before those of `name=`.
+    """Write the outputs, one after another; the image's own names come before those of `name=`. `time` is that of an
+    archive's own files: seconds since 1970. With `attest` images go out with what is said about them.
 
     A file is there whole or not at all. A folder of type `local` may be left with some of the files, each whole.
     Raises UsageError, HostError, StoreError, UntrustedDataError, InterruptedBuildError.
     """
     check_destinations(tuple(outputs))
-    writer = _Writer(built, tuple(names), store, layers, observer, cancelled or threading.Event(), push, supply)
-    return tuple(writer.write(output) for output in outputs)
+    stop = cancelled or threading.Event()
+    writer = _Writer(built, tuple(names), store, layers, observer, stop, push, supply, time, attest)
+    dated = [replace(output, annotations=output.annotations.dated(rfc3339(time))) for output in outputs]
+    return tuple(map(writer.write, dated))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +82,18 @@ class _Writer:
     cancelled: threading.Event
     push: Push | None
     supply: LayerSupply | None
+    time: int
+    attest: Attest | None
 
     def write(self, output: OutputSpec) -> Written:
         if output.type is not OutputType.IMAGE:
             self.observer(Note(f"writing {output.label}"))
         if output.type.is_image:
             built = variant_of(self.built, output, self.store, self.cancelled, self.supply)
-            self._image(output, built, tuple(dict.fromkeys((*self.names, *output.names))))
+            names = tuple(dict.fromkeys((*self.names, *output.names)))
+            if self.attest is not None:
+                built = self.attest(built, names)
+            self._image(output, built, names)
             return Written(output, built)
         self._files(output)
         return Written(output, self.built)
@@ -91,7 +106,8 @@ class _Writer:
                 self._keep(output, built, names)
             case kind:
                 with writing(output, self.cancelled) as sink:
-                    write_archive(built, names, sink, self.store, self.cancelled, docker=kind is OutputType.DOCKER)
+                    docker = kind is OutputType.DOCKER
+                    write_archive(built, names, sink, self.store, self.cancelled, docker=docker, time=self.time)
 
     def _keep(self, output: OutputSpec, built: Built, names: tuple[str, ...]) -> None:
         if not names:

@@ -84,10 +84,10 @@ def image_names(contexts: Iterable[NamedContext]) -> Mapping[str, str]:
 
 
 def open_contexts(
-    contexts: Iterable[NamedContext], remotes: Remotes, known: KnownContexts | None = None
+    contexts: Iterable[NamedContext], remotes: Remotes, known: KnownContexts | None = None, *, git_modes: bool = False
 ) -> dict[str, BuildContext]:
     """The files of the contexts that have some, by name. A folder's .dockerignore counts, and what is `known` of its
-    files; a repository is fetched when a step first looks into it.
+    files; with `git_modes` they have the modes that git knows. A repository is fetched when a step first looks into it.
 
     Raises UsageError, MachinefileError (a bad .dockerignore).
     """
@@ -95,7 +95,8 @@ def open_contexts(
     for one in contexts:
         if one.kind is ContextKind.FOLDER:
             folder = Path(one.value)
-            found[one.name] = Context(folder, _ignore_rules(folder), known.of(folder) if known is not None else None)
+            digests = known.of(folder) if known is not None else None
+            found[one.name] = Context(folder, _ignore_rules(folder), digests, git_modes=git_modes)
         elif one.kind is ContextKind.REPOSITORY:
             found[one.name] = RepositoryContext(one, remotes.context)
     return found

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from cache.keys import Value
 from cache.store import Store
@@ -27,8 +27,11 @@ from engine.remote.repository import Found, Repository, find_commit
 from engine.remote.web import Web
 from engine.remote.weburl import file_name
 from machinefile.copies import is_git
-from machinefile.errors import MachinefileError, MbuildError
+from machinefile.errors import MachinefileError, MbuildError, UntrustedDataError
 from machinefile.steps import BuildGraph, RemoteSource, Step
+
+if TYPE_CHECKING:
+    from engine.pins import Pins
 
 FILE_MODE = 0o600
 """Source: BuildKit's HTTP source, and Docker's documentation of ADD."""
@@ -115,8 +118,10 @@ class Remotes:
         *,
         limits: LayerLimits | None = None,
         policy: TransferPolicy | None = None,
+        pins: Pins | None = None,
     ) -> None:
         self._store = store
+        self._pins = pins
         self._limits = limits or LayerLimits.from_environment()
         self._cancelled = cancelled
         self._web = Web(store, observer, cancelled, largest=self._limits.max_bytes, policy=policy)
@@ -146,17 +151,24 @@ class Remotes:
         """What a source is now: a digest, or a commit."""
         if is_git(operation.url):
             url = repository_of(operation)
-            return url.checksum if is_commit(url.checksum) else self._find(url).commit
+            return url.checksum if is_commit(url.checksum) else self.find(url).commit
         file_name(operation.url)  # an address that is none is refused before anything else
         if operation.checksum:
             return operation.checksum
+        if self._pins is not None and (checksum := self._pins.file(operation.url)):
+            return checksum
         if operation.url not in self._files:
             self._files[operation.url] = self._web.pin(operation.url)
         return self._files[operation.url]
 
     def file(self, operation: RemoteSource) -> FileTree:
         """The file of a pinned source, fetched unless the store has it. Raises as `pinned`."""
-        blob = self._web.bring(operation.url, operation.pinned)
+        try:
+            blob = self._web.bring(operation.url, operation.pinned)
+        except UntrustedDataError as error:
+            if self._pins is None or operation.checksum or not self._pins.has_file(operation.url):
+                raise
+            raise self._pins.explain(error, operation.url) from error
         size = self._store.blobs.path(blob).stat().st_size
         return FileTree(file_name(operation.url), size, self._store, blob)
 
@@ -164,7 +176,7 @@ class Remotes:
     def checkout(self, operation: RemoteSource) -> Iterator[Checkout]:
         """The files of a pinned repository, for as long as the context is held. Raises as `pinned`."""
         url = repository_of(operation)
-        found = self._find(url)
+        found = self.find(url)
         if not found.matches(operation.pinned):
             found = Found(operation.pinned)  # the name was moved since: the commit counts
         tree = self._check_out(url, found, keep_git_dir=keeps_git_dir(operation, url))
@@ -176,11 +188,13 @@ class Remotes:
     def context(self, address: str) -> Checkout:
         """A repository as a named context, there until the store is closed. Raises as `pinned`."""
         url = parse_git_url(address)
-        return self._check_out(url, self._find(url), keep_git_dir=False)
+        return self._check_out(url, self.find(url), keep_git_dir=False)
 
-    def _find(self, url: GitUrl) -> Found:
+    def find(self, url: GitUrl) -> Found:
+        """Which commit an address means, by the lock file, else by its server. Raises as `pinned`."""
         if url not in self._commits:
-            self._commits[url] = find_commit(self._git(), url)
+            pinned = self._pins.repository(url) if self._pins is not None else None
+            self._commits[url] = pinned or find_commit(self._git(), url)
         return self._commits[url]
 
     def _check_out(self, url: GitUrl, found: Found, *, keep_git_dir: bool) -> Checkout:

@@ -103,6 +103,8 @@ class Repository:
         if links and url.submodules:
             parts.update(self._submodules(url, bare, found.commit, links, depth))
         if keep_git_dir:
+            if found.tag and not self._has(bare, found.tag):
+                self._fetch_tag(url, found, bare)
             write_git_dir(self._git, bare, top / "git", url.shown, found.commit, found.ref, found.tag)
             parts[".git"] = Checkout(top / "git")
         return Checkout(files, parts)
@@ -134,6 +136,20 @@ class Repository:
             code="git-ref-missing",
             hint="check the commit, or name the branch that has it",
         )
+
+    def _fetch_tag(self, url: GitUrl, found: Found, bare: Path) -> None:
+        """The object of a tag that was moved since a lock file pinned it. Raises TransferError `git-ref-missing`."""
+        words = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--depth=1"]
+        try:
+            self._run(bare, *words, "--", url.remote, found.tag, remote=url.remote, grows=bare)
+        except TransferError as error:
+            if error.code != "git-failed":
+                raise
+            raise TransferError(
+                f"{url.shown} does not give the tag object {found.tag} of {found.ref} any more",
+                code="git-ref-missing",
+                hint="the tag was moved; pin it anew with mbuild lock --upgrade",
+            ) from error
 
     def _init(self, bare: Path, commit: str) -> None:
         form = "sha256" if len(commit) == 64 else "sha1"

@@ -72,6 +72,8 @@ class Execution:
     """Whether it has all capabilities, and nothing of /proc and /sys is hidden from it: RUN --security=insecure."""
     timeout: float | None = None
     """Seconds that the command may take."""
+    clock_shift: int = 0
+    """Seconds that the guest's clock is ahead of the host's."""
 
 
 class Ending(Enum):

@@ -208,7 +208,8 @@ def _watcher(machine: Machine, cancelled: threading.Event, growth: Growth) -> Ca
 
 def _set_up(channel: Channel, execution: Execution, disks: Disks) -> tuple[str, ...]:
     """Everything up to the command's start, sent at once; gives the paths of stubs made for files."""
-    hello = channel.post([command(Op.HELLO), *guest.refresh(guest.seed(), time.time_ns())])
+    now = time.time_ns() + execution.clock_shift * 1_000_000_000
+    hello = channel.post([command(Op.HELLO), *guest.refresh(guest.seed(), now)])
     furnishing, stub_rows = guest.furnish(execution)
     mounting, mount_stubs = guestmounts.mount_rows(execution)
     stub_rows += [len(furnishing) + row for row in mount_stubs]

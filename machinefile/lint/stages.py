@@ -68,6 +68,11 @@ def legacy_key_value_format(subject: Subject) -> Iterator[Hit]:
                 yield Hit(message, use.instruction.span_of(pair), f"write {name} {pair.name}=VALUE")
 
 
+def sounds_secret(name: str) -> bool:
+    """Whether the value of a variable of that name is likely to be a secret."""
+    return bool(_SECRET.search(name)) and not _HARMLESS.search(name)
+
+
 def secrets_used_in_arg_or_env(subject: Subject) -> Iterator[Hit]:
     """SecretsUsedInArgOrEnv, by the name."""
     for use in subject.uses:
@@ -75,7 +80,7 @@ def secrets_used_in_arg_or_env(subject: Subject) -> Iterator[Hit]:
             continue
         for pair in use.instruction.pairs:
             name = pair.name.strip("\"'")
-            if _SECRET.search(name) and not _HARMLESS.search(name):
+            if sounds_secret(name):
                 message = f"{use.instruction.name} {name} sounds secret, and everyone who has the image can read it"
                 yield Hit(message, use.instruction.span_of(pair))
 

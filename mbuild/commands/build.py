@@ -15,6 +15,7 @@ from engine.report import BuildReport
 from engine.request import BuildRequest
 from machinefile.errors import HostError, StepError, UsageError
 from mbuild.arguments import Parser, add_build_options, registry_flags
+from mbuild.attest import add_attest_options, with_values
 from mbuild.egresslog import EgressRecord
 from mbuild.progress import ProgressMode, create
 from mbuild.request import read_request
@@ -26,8 +27,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     parser = Parser(
         prog="mbuild",
         description="Build an image from a Machinefile, every RUN in a microVM of its own.",
-        epilog="other commands: plan, explain, parse, lint, debug, run, images, inspect, pull, push, tag, rmi, cache, "
-        "doctor",
+        epilog="other commands: plan, explain, verify, parse, lint, lock, debug, run, images, inspect, pull, push, "
+        "tag, rmi, attest, cache, doctor",
     )
     add_build_options(parser)
     parser.add_argument(
@@ -86,7 +87,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         metavar="CMD",
         help="run a command in the result; with --debug=on-error where a RUN failed",
     )
-    options = parser.parse_args(arguments)
+    add_attest_options(parser)
+    options = parser.parse_args(with_values(arguments))
     if options.check:
         from mbuild.commands.lint import lint_request
 
@@ -150,6 +152,7 @@ def _metadata(report: BuildReport) -> dict[str, object]:
     return {
         "image.digest": report.digest,
         "image.config.digest": report.config_digest or None,
+        "image.attested.digest": report.attested or None,
         "image.platforms": {
             str(image.platform): {"image.digest": image.digest, "image.config.digest": image.config_digest}
             for image in report.images

@@ -92,12 +92,15 @@ def parse_invoke(text: str) -> tuple[str, ...]:
 def way_in(options: argparse.Namespace, step: str) -> str:
     """The command that opens a shell where a step is about to run, in the user's own words."""
     words = ["mbuild", "debug"]
-    for option in ("file", "target", "cache_dir"):
+    for option in ("file", "target", "source_date_epoch", "cache_dir", "lock_file"):
         if value := getattr(options, option):
             words += [f"--{option.replace('_', '-')}", value]
     for option in ("platform", "build_arg", "build_context", "ssh"):
         for value in getattr(options, option):
             words += [f"--{option.replace('_', '-')}", value]
+    words += ["--no-lock"] if options.no_lock else []
+    if options.normalize_modes:
+        words.append("--normalize-modes")
     words.append(step)
     if Path(options.context) != Path("."):
         words.append(options.context)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from engine.images.registry_flags import RegistryFlags
 from engine.images.source import ImageSources
+from engine.lockcheck import pins_of
+from engine.pins import Pins
 from machinefile.errors import MachinefileError, TransferError
 from machinefile.lint.linter import LintResult, lint, nothing_known
 from machinefile.lint.rule import Finding
@@ -61,7 +63,7 @@ def _lint(options: argparse.Namespace, cancelled: threading.Event, *, offline: b
     try:
         request = read_request(options)
         with ExitStack() as stack:
-            lookup = nothing_known if offline else _bases(stack, cancelled, registry_flags(options))
+            lookup = nothing_known if offline else _bases(stack, cancelled, registry_flags(options), pins_of(request))
             results = [
                 lint(request.machinefile, wanted, lookup=lookup, ignored=request.ignore.prunes)
                 for wanted in request.for_each_platform().values()
@@ -81,7 +83,7 @@ def _together(results: Sequence[LintResult]) -> LintResult:
     )
 
 
-def _bases(stack: ExitStack, cancelled: threading.Event, flags: RegistryFlags) -> Lookup:
+def _bases(stack: ExitStack, cancelled: threading.Event, flags: RegistryFlags, pins: Pins | None) -> Lookup:
     """Asks registries about base images, impatiently; after one that can't be had it asks no more."""
     from engine.images.policy import TransferPolicy
 
@@ -94,7 +96,7 @@ def _bases(stack: ExitStack, cancelled: threading.Event, flags: RegistryFlags) -
         if failed or reference.reference.startswith("context:"):  # what --build-context names is not opened
             return nothing_known(reference)
         try:
-            return source.resolve(reference).base
+            return (pins.resolve(reference, source.resolve) if pins is not None else source.resolve(reference)).base
         except TransferError as error:
             failed = True
             message = f"mbuild: {reference.reference} could not be looked up, so less is checked: {error.message}"

@@ -42,6 +42,24 @@ def test_files_directories_and_links_are_seen_with_their_modes(tmp_path: Path) -
         assert file.read() == b"d/f"
 
 
+def test_with_gits_modes_only_the_owners_right_to_execute_counts(tmp_path: Path) -> None:
+    write(tmp_path, "d/plain", "d/program")
+    (tmp_path / "l").symlink_to("d/plain")
+    os.mkfifo(tmp_path / "pipe")
+    seen = {}
+    for plain, program, folder in ((0o600, 0o700, 0o700), (0o666, 0o777, 0o2777), (0o4655, 0o4745, 0o1755)):
+        (tmp_path / "d/plain").chmod(plain)
+        (tmp_path / "d/program").chmod(program)
+        (tmp_path / "pipe").chmod(plain)
+        (tmp_path / "d").chmod(folder)
+        found = Context(tmp_path, IgnoreRules.parse(""), git_modes=True)
+        for path in ("d", "d/plain", "d/program", "l", "pipe"):
+            entry = found.entry(path)
+            assert entry is not None
+            seen.setdefault(path, set()).add(entry.mode)
+    assert seen == {"d": {0o755}, "d/plain": {0o644}, "d/program": {0o755}, "l": {0o777}, "pipe": {0o644}}
+
+
 def test_ignored_files_are_not_there(tmp_path: Path) -> None:
     write(tmp_path, "keep", "drop.log", "node_modules/x/y", "build/out", "build/keep.txt")
     seen = context(tmp_path, "*.log\nnode_modules\nbuild\n!build/keep.txt\n")

@@ -1,21 +1,24 @@
 """What is fuzzed: bytes in, an assertion or an exception out when a promise is broken.
 
-Every target takes any bytes. A promise is: nothing but MachinefileError (or ExpansionError, UntrustedDataError) is
-raised; what is printed parses to the same; a place that is reported lies in the file.
+Every target takes any bytes. A promise is: nothing but MachinefileError (or ExpansionError, UntrustedDataError,
+UsageError) is raised; what is printed parses to the same; a place that is reported lies in the file.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from cache.carry.artifact import manifest_of, pack_index, parse_artifact, unpack_index
 from cache.carry.index import parse_index
-from machinefile.errors import MachinefileError, UntrustedDataError
+from machinefile.errors import MachinefileError, UntrustedDataError, UsageError
 from machinefile.expansion import ExpansionError, expand, expand_document
 from machinefile.ignore import IgnoreRules
 from machinefile.imageconfig import ImageConfig
 from machinefile.lint.linter import lint
+from machinefile.lockfile import changes, label_of
+from machinefile.lockread import parse_lockfile
 from machinefile.options import BuildOptions
 from machinefile.parser import parse
 from machinefile.platform import Platform
@@ -163,10 +166,23 @@ def fuzz_index(data: bytes) -> None:
     assert all(size >= 0 for size in index.blobs().values())
 
 
+def fuzz_lock(data: bytes) -> None:
+    """A lock file is refused, or is read, written, and read as it was."""
+    try:
+        lock = parse_lockfile(data, "it")
+    except UsageError:
+        return
+    again = parse_lockfile(lock.render().encode(), "it")
+    assert again.render() == lock.render()
+    assert changes(lock, again) == ()
+    assert not any(unicodedata.category(char) == "Cc" for pin in lock.pins for char in label_of(pin))
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "parse": fuzz_parse,
     "expand": fuzz_expand,
     "ignore": fuzz_ignore,
     "resolve": fuzz_resolve,
     "index": fuzz_index,
+    "lock": fuzz_lock,
 }

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 CORPUS = FOLDER / "corpus"
 SECONDS = int(os.environ.get("MBUILD_FUZZ_SECONDS", "2"))
 """For each target; a longer run is MBUILD_FUZZ_SECONDS=600 pytest tests/fuzz."""
-NAMES = ("parse", "expand", "ignore", "resolve", "index")
+NAMES = ("parse", "expand", "ignore", "resolve", "index", "lock")
 
 
 def load(name: str) -> ModuleType:

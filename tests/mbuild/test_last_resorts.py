@@ -32,6 +32,11 @@ def test_the_way_in_names_each_platform() -> None:
     )
 
 
+def test_the_way_in_names_what_keys_depend_on() -> None:
+    given = options("--normalize-modes", "--source-date-epoch", "git")
+    assert way_in(given, "0.1") == "mbuild debug --source-date-epoch git --normalize-modes 0.1"
+
+
 def built(tmp_path: Path, *words: str) -> int:
     return main(["--cache-dir", str(tmp_path / "store"), *words])
 

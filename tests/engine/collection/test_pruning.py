@@ -6,6 +6,7 @@ import fcntl
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from engine.collection.prune import Pruned, prune
 from engine.collection.survey import survey
 from engine.collection.usage import usage
 from engine.collection.wording import titled
+from engine.epoch import Epoch
 from engine.imagestore import manifests_of, untag
 from engine.machines.library import Library
 from engine.vm.inuse import keeps_in_use
@@ -62,6 +64,18 @@ def test_what_an_image_had_goes_when_it_loses_its_name_and_results_stay(workshop
     assert sorts(prune(workshop.store, Policy())) == {Sort.VARIANT, Sort.BLOB}
     check_whole(workshop.store)
     assert workshop.build(TEXT.format("x")).run == 0
+
+
+def test_stamped_copies_go_and_are_made_again(workshop: Workshop) -> None:
+    request = replace(workshop.request(TEXT.format("x"), names=APP), epoch=Epoch(1))
+    first = workshop.driver.build(request)
+    stamped = {str(workshop.store.index.get(Kind.STAMPED, key)) for key in workshop.store.index.keys(Kind.STAMPED)}
+    assert len(stamped) == 2
+    done = prune(workshop.store, Policy())
+    assert [item.sort for item in done.removed if item.sort is not Sort.LISTING] == [Sort.VARIANT] * 2
+    assert list(workshop.store.index.keys(Kind.STAMPED)) == []
+    check_whole(workshop.store)
+    assert workshop.driver.build(request).digest == first.digest
 
 
 def test_with_all_only_images_stay_and_the_next_build_gives_the_same(workshop: Workshop) -> None:

@@ -268,6 +268,11 @@ class Work:
         self.push(*refs)
         return git(self.folder, "rev-parse", "HEAD")
 
+    def tag(self, name: str, message: str) -> None:
+        """Put an annotated tag on HEAD, moving it if it is there, and push it."""
+        git(self.folder, "tag", "--force", "-a", "-m", message, name)
+        self.push(f"refs/tags/{name}")
+
     def push(self, *refs: str) -> None:
         """Push HEAD as main, or these."""
         git(self.folder, "push", "--quiet", "--force", "origin", *(refs or ("HEAD:refs/heads/main",)))

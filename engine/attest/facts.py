@@ -1,0 +1,30 @@
+"""What came of a build, as far as its provenance tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from machinefile.imageconfig import Pairs
+
+
+@dataclass(frozen=True, slots=True)
+class BuildFacts:
+    """See the module."""
+
+    ran: frozenset[str]
+    """The ids of the steps that were run, not found."""
+    machines: Callable[[], Pairs] | None
+    """Tells the versions of what ran steps; None where no microVM was started."""
+
+    @classmethod
+    def of(cls, ran: set[str], restores: int, machines: Callable[[], Pairs] | None) -> BuildFacts:
+        """Of a build that started so many microVMs."""
+        return cls(frozenset(ran), machines if restores else None)
+
+    def versions(self) -> Pairs:
+        """Of mbuild, and of what ran steps. Raises HostError."""
+        from engine.attest.version import mbuild_version
+
+        own = (("mbuild", mbuild_version()),)
+        return own if self.machines is None else (*own, *self.machines())

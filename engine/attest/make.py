@@ -1,0 +1,78 @@
+"""Makes the attestations that a build, or a user, asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cache.results import Layer
+from cache.store import Store
+from engine.attest.attach import attestation
+from engine.attest.dsse import AttestationSigner
+from engine.attest.packages import inventory
+from engine.attest.provenance import reduced
+from engine.attest.spdx import document
+from engine.attest.spec import AttestSpec
+from engine.attest.statement import PROVENANCE_TYPE, SPDX_TYPE, Predicate, Statement, subjects_of
+from engine.attest.version import mbuild_version
+from engine.images.config import parse_configuration
+from engine.images.descriptor import Descriptor
+from engine.images.reference import Reference
+from engine.layerstore import LayerStore
+from engine.output.annotations import Annotations
+from engine.output.image import BuiltImage
+from engine.output.index import Built, BuiltAttestation, BuiltIndex, with_attestations
+from machinefile.platform import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class ImageToAttest:
+    """An image of which something is to be said."""
+
+    line: Descriptor
+    """Its manifest."""
+    platform: Platform | None
+    layers: tuple[Layer, ...]
+    config: Descriptor
+    predicate: Predicate | None
+    """Its provenance, in mode max."""
+
+
+class Attester:
+    """Says what was asked for, signed if there is a key."""
+
+    def __init__(self, spec: AttestSpec, store: Store, layers: LayerStore) -> None:
+        """Raises UsageError (`signing-key`)."""
+        self._spec = spec
+        self._store = store
+        self._layers = layers
+        self._signer = AttestationSigner.from_file(spec.key) if spec.key is not None else None
+
+    def build(
+        self, built: Built, names: Sequence[str], predicates: Mapping[str, Predicate], annotations: Annotations
+    ) -> BuiltIndex:
+        """What was built, with its attestations. `predicates` has provenances by the digests of configurations, which
+        all forms of an image share. Raises StoreError, TransferError, UntrustedDataError."""
+        made = [self.image(_of_built(image, predicates), names) for image in built.images]
+        return with_attestations(built, made, annotations, self._store)
+
+    def image(self, image: ImageToAttest, names: Sequence[str]) -> BuiltAttestation:
+        """What is said about one image. Raises as `build`."""
+        digest, subjects = image.line.digest, subjects_of(image.line.digest, names, image.platform)
+        statements = []
+        if self._spec.provenance is not None and image.predicate is not None:
+            said = reduced(image.predicate, self._spec.provenance)
+            statements.append(Statement(PROVENANCE_TYPE, said, subjects))
+        if self._spec.sbom:
+            name = Reference.parse(names[0]).short if names else "image"
+            found = inventory(self._layers.view(image.layers), self._layers.files(image.layers))
+            created = parse_configuration(self._store.blobs.read(image.config.digest)).created
+            listed = document(found, name=name, digest=digest, created=created, tool=f"mbuild-{mbuild_version()}")
+            statements.append(Statement(SPDX_TYPE, listed, subjects))
+        return attestation(image.line, statements, self._signer, self._store)
+
+
+def _of_built(image: BuiltImage, predicates: Mapping[str, Predicate]) -> ImageToAttest:
+    config = image.manifest.config
+    line = Descriptor(image.media_type, image.digest, image.size)
+    return ImageToAttest(line, image.platform, image.layers, config, predicates.get(config.digest))

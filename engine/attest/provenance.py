@@ -1,0 +1,203 @@
+"""Where an image came from: SLSA provenance, version 1. Source: https://slsa.dev/spec/v1.0/provenance.
+
+    buildDefinition
+        externalParameters      what the user asked for
+        internalParameters      what mbuild chose by itself
+        resolvedDependencies    bases, remote files, git commits, each with its digest
+    runDetails
+        builder, metadata       who built it
+        byproducts              the steps: their keys, and whether each was run (mode max)
+
+Equal builds say the same: no times, no random ids, nothing of the machine but versions. What differs between a build
+that ran its steps and one that found them (the steps' results, the versions of what ran them) is in mode max alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+
+from cache.index import Kind
+from cache.keys import VERSION as KEY_VERSION
+from cache.store import Store
+from engine.attest.facts import BuildFacts
+from engine.attest.spec import ProvenanceMode
+from engine.attest.statement import Predicate, canonical, image_purl
+from engine.bases import Base
+from engine.images.reference import Reference, parse_reference
+from engine.plan import Plan
+from engine.remote.remotes import repository_of
+from engine.remote.weburl import without_password
+from engine.request import BuildRequest
+from engine.secrets import Secrets
+from machinefile.arguments import PROXIES
+from machinefile.copies import is_git
+from machinefile.imageconfig import Pairs
+from machinefile.lint.stages import sounds_secret
+from machinefile.steps import BuildGraph, From, RemoteSource
+
+BUILD_TYPE = "https://pypi.org/project/machinefile/#mbuild-build-v1"
+"""docs/attestations.md says what the parameters of such builds mean."""
+
+_LARGEST_KEPT = 1 << 20
+_ONLY_MAX = ("machinefile", "buildArguments", "hiddenBuildArguments", "labels", "options")
+
+
+def provenance_of(request: BuildRequest, plan: Plan, graph: BuildGraph, facts: BuildFacts) -> Predicate:
+    """What is to be said of the image of one of the plan's graphs, in mode max."""
+    definition = {
+        "buildType": BUILD_TYPE,
+        "externalParameters": _external(request, graph),
+        "internalParameters": {"keyVersion": KEY_VERSION},
+        "resolvedDependencies": list(_dependencies(plan, graph, request.secrets)),
+    }
+    return {
+        "buildDefinition": definition,
+        "runDetails": {
+            "builder": {"id": request.attest.builder_id, "version": dict(facts.versions())},
+            "metadata": {"invocationId": _identity(definition)},
+            "byproducts": list(_steps(plan, graph, facts.ran)),
+        },
+    }
+
+
+def reduced(predicate: Predicate, mode: ProvenanceMode) -> Predicate:
+    """What a provenance of mode max says in another mode."""
+    if mode is ProvenanceMode.MAX:
+        return predicate
+    definition = {**_part(predicate, "buildDefinition")}
+    external = _part(definition, "externalParameters")
+    definition["externalParameters"] = {name: value for name, value in external.items() if name not in _ONLY_MAX}
+    builder = _part(_part(predicate, "runDetails"), "builder")
+    versions = {name: value for name, value in _part(builder, "version").items() if name == "mbuild"}
+    return {
+        "buildDefinition": definition,
+        "runDetails": {
+            "builder": {**builder, "version": versions},
+            "metadata": {"invocationId": _identity(definition)},
+        },
+    }
+
+
+def keep_provenance(store: Store, digest: str, predicate: Predicate) -> None:
+    """Remember it, so that the image of the store with that manifest can be attested later. One of an exorbitant
+    Machinefile is not kept. Raises StoreError."""
+    if len(canonical(predicate)) <= _LARGEST_KEPT and store.index.get(Kind.PROVENANCE, digest) != predicate:
+        store.index.put(Kind.PROVENANCE, digest, predicate)
+
+
+def kept_provenance(store: Store, digest: str) -> Predicate | None:
+    """What was remembered, in mode max."""
+    found = store.index.get(Kind.PROVENANCE, digest)
+    if not isinstance(found, dict):
+        return None
+    predicate: Predicate = {str(name): value for name, value in found.items()}
+    builder = _part(_part(predicate, "runDetails"), "builder")
+    return predicate if builder.get("id") and _part(predicate, "buildDefinition") else None
+
+
+def _part(value: Predicate, name: str) -> Predicate:
+    """A field that is an object."""
+    found = value.get(name)
+    return {str(key): one for key, one in found.items()} if isinstance(found, Mapping) else {}
+
+
+def _external(request: BuildRequest, graph: BuildGraph) -> dict[str, object]:
+    options, source = request.options, request.machinefile.source
+    text = source.text.encode("utf-8", "surrogateescape")
+    arguments, hidden = _split(options.build_args, request.secrets)
+    masked = request.secrets.masked
+    shape = options.shape
+    return {
+        "machinefile": masked(source.text).encode("utf-8", "replace").decode(),
+        "machinefileDigest": {"sha256": hashlib.sha256(text).hexdigest()},
+        "target": graph.target,
+        "platform": str(graph.platform),
+        "buildArguments": dict(sorted(arguments)),
+        "hiddenBuildArguments": sorted(hidden),
+        "labels": {name: masked(value) for name, value in sorted(options.labels)},
+        "options": {
+            "network": options.network.value,
+            "sourceDateEpoch": request.epoch.seconds if request.epoch is not None else None,
+            "normalizeModes": request.git_modes,
+            "hosts": [f"{name}:{address}" for name, address in options.hosts],
+            "allow": sorted(options.entitlements),
+            "buildContexts": sorted(options.contexts),
+            "secrets": sorted(secret_id for secret_id, _ in request.secrets.values),
+            "ssh": sorted(agent.id for agent in request.ssh),
+            "shape": {"cpus": shape.cpus, "memory": shape.memory, "disk": shape.disk} if shape is not None else None,
+        },
+    }
+
+
+def _split(arguments: Pairs, secrets: Secrets) -> tuple[Pairs, tuple[str, ...]]:
+    """The build arguments that may be told, and the names of the others: those that are called as a secret is, that
+    sound secret, that hold one, and proxies, whose addresses have passwords in them."""
+    ids = {secret_id.lower() for secret_id, _ in secrets.values}
+    values = {value.strip() for _, value in secrets.values} - {b""}
+
+    def is_hidden(name: str, value: str) -> bool:
+        data = value.encode("utf-8", "surrogateescape")
+        return (
+            name.lower() in ids
+            or sounds_secret(name)
+            or name.upper() in PROXIES
+            or data.strip() in values
+            or secrets.masked(value) != value
+            or without_password(value) != value
+        )
+
+    hidden = tuple(name for name, value in arguments if is_hidden(name, value))
+    return tuple((name, value) for name, value in arguments if name not in hidden), hidden
+
+
+def _dependencies(plan: Plan, graph: BuildGraph, secrets: Secrets) -> Iterator[dict[str, object]]:
+    """Everything from elsewhere, in the order of the steps, each once."""
+    seen: set[str] = set()
+    for step in graph.steps:
+        found: dict[str, object] | None = None
+        if isinstance(step.operation, From):
+            found = _base(step.operation, plan.bases[step.id])
+        elif isinstance(step.operation, RemoteSource):
+            found = remote_dependency(step.operation, secrets)
+        if found is not None and (mark := json.dumps(found)) not in seen:
+            seen.add(mark)
+            yield found
+
+
+def _base(operation: From, base: Base) -> dict[str, object] | None:
+    if base.image is None:
+        return None
+    digest = {"sha256": base.digest.removeprefix("sha256:")}
+    reference = parse_reference(base.image.reference)
+    if isinstance(reference, Reference):
+        return {"uri": image_purl(str(reference), operation.base.platform), "digest": digest}
+    return {"name": operation.base.reference, "digest": digest}  # where this machine has it is its own affair
+
+
+def remote_dependency(operation: RemoteSource, secrets: Secrets) -> dict[str, object]:
+    """What ADD takes from afar, as it was pinned, without the passwords of its address."""
+    if is_git(operation.url):
+        url = repository_of(operation)
+        ref = f"@{url.ref}" if url.ref else ""
+        shown = url.shown if "://" in url.shown else f"ssh://{url.shown.replace(':', '/', 1)}"
+        return {"uri": secrets.masked(f"git+{shown}{ref}"), "digest": {"gitCommit": operation.pinned}}
+    algorithm, _, value = operation.pinned.partition(":")
+    return {"uri": secrets.masked(without_password(operation.url)), "digest": {algorithm: value}}
+
+
+def _steps(plan: Plan, graph: BuildGraph, ran: Collection[str]) -> Iterator[dict[str, object]]:
+    for step in graph.steps:
+        if step.makes_layer:
+            result = "run" if step.id in ran else "hit"
+            yield {
+                "name": step.id,
+                "digest": {"sha256": plan.step(step.id).key.removeprefix("sha256:")},
+                "annotations": {"kind": "step", "instruction": step.instruction, "result": result},
+            }
+
+
+def _identity(definition: Mapping[str, object]) -> str:
+    """The same for builds that were asked for the same; a random id would make each attestation another one."""
+    return "sha256:" + hashlib.sha256(canonical(definition)).hexdigest()

@@ -1,0 +1,68 @@
+"""A build's own layers with the time of SOURCE_DATE_EPOCH: made once for each time, then remembered."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from cache.index import Kind
+from cache.results import Layer, StepResult
+from cache.store import Store
+from engine.images import mediatype
+from engine.layers.entry import NORMAL_TIME
+from engine.layers.limits import LayerLimits
+from engine.layers.stamp import stamp
+from engine.layers.tarread import TarStream
+from engine.output.compress import PlainLayer, Supply
+
+_MOST_WORKERS = 4
+
+
+def stamped(
+    result: StepResult,
+    seconds: int,
+    store: Store,
+    cancelled: threading.Event | None = None,
+    supply: Supply | None = None,
+) -> StepResult:
+    """The same file system with `seconds` since 1970 as the time of everything in its layers, which are plain and in
+    the store then. For images alone: no step is to stand on it, and no cache is to have it.
+
+    What is to be stamped is brought by `supply` first, if it is not here. Raises UntrustedDataError
+    (`diff-id-mismatch`, `layer-...`), StoreError, InterruptedBuildError, and as `supply`.
+    """
+    if seconds == NORMAL_TIME:
+        return result
+    found = {layer: _known(layer, seconds, store) for layer in result.layers}
+    missing = [layer for layer, there in found.items() if there is None]
+    if supply is not None:
+        supply.bring(missing)
+    stop = cancelled or threading.Event()
+    # The index stays with this thread; the workers only read and write blobs.
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _MOST_WORKERS)) as pool:
+        started = {layer: pool.submit(_make, layer, seconds, store, stop) for layer in missing}
+        for layer, made in started.items():
+            new = found[layer] = made.result()
+            store.index.put(Kind.STAMPED, _key(layer, seconds), [new.digest, new.size])
+    return replace(result, steps=tuple(layer and found[layer] for layer in result.steps))
+
+
+def _key(layer: Layer, seconds: int) -> str:
+    return f"{seconds}:{layer.diff_id}"
+
+
+def _known(layer: Layer, seconds: int, store: Store) -> Layer | None:
+    match store.index.get(Kind.STAMPED, _key(layer, seconds)):
+        case [str(digest), int(size)] if store.blobs.is_sound(digest, size):
+            return Layer(digest, digest, size, mediatype.OCI_LAYER)
+    return None
+
+
+def _make(layer: Layer, seconds: int, store: Store, cancelled: threading.Event) -> Layer:
+    with store.blobs.open(layer.digest) as blob, store.blobs.writer() as writer:
+        plain = PlainLayer(layer, blob, cancelled)
+        stamp(TarStream(plain, hashed=False), writer, seconds, LayerLimits.from_environment())
+        plain.check()
+    return Layer(writer.digest, writer.digest, writer.size, mediatype.OCI_LAYER)

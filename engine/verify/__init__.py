@@ -1,0 +1,1 @@
+"""Rebuilding, comparing, and saying what differs and why."""

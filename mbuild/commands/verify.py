@@ -1,0 +1,176 @@
+"""`mbuild verify`: whether a build gives the same image again, and if not, why."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.request import BuildRequest
+from machinefile.errors import DifferenceError, HostError, UsageError
+from mbuild.arguments import Parser, add_build_options, add_format_option, registry_flags
+from mbuild.progress import ProgressMode, create
+from mbuild.request import read_request
+from mbuild.session import open_driver, open_store
+from mbuild.verification import summary, verification_lines, verification_value
+
+if TYPE_CHECKING:
+    from cache.store import Store
+    from engine.driver import Driver
+    from engine.verify.verifier import Verified, Verifier
+
+_DIFFOSCOPE = "diffoscope"
+_TIMEOUT = 3600.0
+
+
+def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
+    """Rebuild and compare; raises DifferenceError `not-reproducible` where there is a difference."""
+    parser = Parser(
+        prog="mbuild verify",
+        usage="mbuild verify [OPTIONS] [CONTEXT] [IMAGE]",
+        description="Build from nothing, twice, the second time in other surroundings, or once to compare with IMAGE, "
+        "and say which step and which files differ, and why.",
+        epilog="IMAGE is a name or a digest of the store, a name in a registry, an OCI layout (its folder, or "
+        "oci-layout:PATH:TAG) or docker-archive:FILE. A single word that is a folder is CONTEXT.",
+    )
+    add_build_options(parser)
+    parser.add_argument("image", nargs="?", default="", metavar="IMAGE", help="what to compare with")
+    add_format_option(parser)
+    parser.add_argument("--html", default="", metavar="FILE", help="write the report as a page, too")
+    parser.add_argument("--step", default="", metavar="STEP", help="run this RUN alone twice, as mbuild plan names it")
+    parser.add_argument(
+        "--diffoscope", action="store_true", help="hand the differing layers to diffoscope, unpacked as plain files"
+    )
+    parser.add_argument("--keep", default="", metavar="DIR", help="keep the stores of the builds there")
+    parser.add_argument("-q", "--quiet", action="store_true", help="do not show the builds")
+    options = parser.parse_intermixed_args(arguments)
+    _sort_out(options)
+    if options.step and options.image:
+        raise UsageError("--step and an image cannot be used together", code="usage", hint="leave one of them out")
+    if options.diffoscope:
+        _find_diffoscope()
+    request = read_request(options)
+    with open_store(options.cache_dir) as store, _verifier(options, store, cancelled) as verifier:
+        verified = _verify(verifier, request, options, store)
+        _report(verified, options)
+        if options.diffoscope and verified.layers is not None and not verified.verification.reproducible:
+            _hand_over(verified, store.folder())
+    found = verified.verification
+    if not found.reproducible:
+        raise DifferenceError(
+            f"{found.subject} is not reproducible: {summary(found)}",
+            code="not-reproducible",
+            hint="docs/reproducible.md has the usual causes and their mends",
+        )
+    return 0
+
+
+def _sort_out(options: argparse.Namespace) -> None:
+    """Tell CONTEXT from IMAGE."""
+    context, image = options.context, options.image
+    if not image and (not os.path.isdir(context) or _is_layout(context)):
+        context, image = ".", context
+    elif image and not os.path.isdir(context) and os.path.isdir(image) and not _is_layout(image):
+        context, image = image, context
+    options.context, options.image = context, f"oci-layout:{image}" if _is_layout(image) else image
+
+
+def _is_layout(folder: str) -> bool:
+    return os.path.isfile(os.path.join(folder, "oci-layout")) and os.path.isfile(os.path.join(folder, "index.json"))
+
+
+@contextmanager
+def _verifier(options: argparse.Namespace, store: Store, cancelled: threading.Event) -> Iterator[Verifier]:
+    from engine.verify.verifier import Verifier
+
+    mode = ProgressMode.QUIET if options.quiet else ProgressMode.PLAIN
+    flags = registry_flags(options)
+
+    @contextmanager
+    def opened(folder: Path) -> Iterator[Driver]:
+        with create(mode, sys.stderr) as display, open_driver(str(folder), display, cancelled, flags) as driver:
+            yield driver
+
+    folder = _kept(options.keep) if options.keep else store.folder()
+    with Verifier(opened, folder, store.vm_folder, cancelled, vary_shape=not options.cpus) as verifier:
+        yield verifier
+
+
+def _kept(name: str) -> Path:
+    """Raises UsageError `keep-not-empty`, HostError `output-failed`."""
+    folder = Path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UsageError(f"--keep {name}: the folder is not empty", code="keep-not-empty", hint="name a new one")
+    except OSError as error:
+        raise HostError(f"--keep {name}: {error.strerror}", code="output-failed") from error
+    return folder
+
+
+def _verify(verifier: Verifier, request: BuildRequest, options: argparse.Namespace, store: Store) -> Verified:
+    if options.step:
+        return verifier.step(request, options.step)
+    if options.image:
+        return verifier.against(request, options.image, store)
+    return verifier.twice(request)
+
+
+def _report(verified: Verified, options: argparse.Namespace) -> None:
+    found = verified.verification
+    if options.html:
+        from mbuild.verificationpage import verification_page
+
+        try:
+            Path(options.html).write_text(verification_page(found), "utf-8")
+        except OSError as error:
+            raise HostError(f"{options.html} cannot be written: {error.strerror}", code="output-failed") from error
+    if options.format == "json":
+        print(json.dumps(verification_value(found), indent=2))
+    else:
+        print("\n".join(verification_lines(found)))
+
+
+def _find_diffoscope() -> str:
+    """Raises HostError `program-missing`."""
+    from engine.process import find
+
+    program = find(_DIFFOSCOPE)
+    if program is None:
+        raise HostError(
+            "the program diffoscope is not installed",
+            code="program-missing",
+            hint="apt-get install diffoscope-minimal, or pip install diffoscope",
+        )
+    return program
+
+
+def _hand_over(verified: Verified, folder: Path) -> None:
+    """Show what diffoscope says of the two layers. It ends with 1 where it found a difference."""
+    from engine.process import running, spawn
+    from engine.verify.unpack import unpack
+
+    if verified.layers is None:
+        raise AssertionError("there is nothing to hand over")
+    names = ("first", "second")
+    for name, side in zip(names, verified.layers, strict=True):
+        unpack(side, folder / name)
+    sys.stdout.flush()
+    argv = [_find_diffoscope(), "--no-progress", "--exclude-directory-metadata=yes", *names]
+    with running(spawn(argv, cwd=folder, stdout=sys.stdout.fileno(), stderr=sys.stderr.fileno())) as process:
+        try:
+            code = process.wait(_TIMEOUT)
+        except subprocess.TimeoutExpired as error:
+            message = f"diffoscope did not finish in {_TIMEOUT:g} s"
+            raise HostError(message, code="program-timeout", hint="leave --diffoscope out") from error
+    if code not in (0, 1):
+        raise HostError(
+            f"diffoscope failed with exit code {code}", code="program-failed", hint="leave --diffoscope out"
+        )

@@ -1,0 +1,85 @@
+"""`mbuild verify` as users run it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Mbuild
+
+
+@pytest.mark.vm
+def test_a_date_in_a_file_is_caught_and_an_ordinary_step_verifies(mbuild: Mbuild, busybox: str) -> None:
+    folder = mbuild.context(f"FROM {busybox}\nCOPY program /\nRUN ls / > /ls && hostname >> /ls\n", program="x")
+    done = mbuild.ok("verify", "-q", folder)
+    assert done.stdout.startswith("reproducible: sha256:")
+
+    (folder / "Machinefile").write_text(f"FROM {busybox}\nCOPY program /\nRUN date > /d\nRUN cat /d > /e\n")
+    page = mbuild.folder / "report.html"
+    done = mbuild("verify", "-q", "--format=json", "--html", page, folder)
+    assert done.returncode == 5, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["reproducible"], found["step"]["line"], found["cause"]["cause"]) == (False, 3, "timestamp")
+    assert [file["path"] for file in found["step"]["files"]] == ["d"]
+    assert len(found["later"]) == 1
+    assert "timestamp" in page.read_text()
+    done = mbuild("verify", "-q", "--step=3", folder)
+    assert done.returncode == 5, done.stderr
+    assert "cause: timestamp" in done.stdout
+    assert mbuild.machines() == []
+    assert mbuild.left_over() == []
+
+
+def test_an_image_is_compared_and_a_label_is_no_file(mbuild: Mbuild, busybox: str) -> None:
+    folder = mbuild.context(f"FROM {busybox}\nCOPY program /\nLABEL made=here\n", program="x")
+    layout = mbuild.folder / "layout"
+    mbuild.ok("-t", "app", "-o", f"type=oci,dest={layout}", folder)
+    for name in ("app", layout):
+        assert mbuild.ok("verify", folder, name).stdout.startswith("reproducible: sha256:")
+    done = mbuild("verify", "--label", "made=there", folder, "app")
+    assert done.returncode == 5
+    assert "the files are the same; what differs is what the image says of itself" in done.stdout
+    assert "config.labels: made=here -> made=there" in done.stdout
+    (folder / "program").write_text("y")
+    done = mbuild("verify", folder, "app")
+    assert done.returncode == 5
+    assert "line 2: COPY" in done.stdout
+    assert "      -x" in done.stdout.splitlines()
+    assert mbuild.left_over() == []
+
+
+def test_a_difference_of_compression_is_none_of_files(mbuild: Mbuild, busybox: str) -> None:
+    folder = mbuild.context(f"FROM {busybox}\nCOPY program /\n", program="x" * 1000)
+    layout = mbuild.folder / "layout"
+    mbuild.ok("-o", f"type=oci,dest={layout},compression=zstd", folder)
+    done = mbuild("verify", folder, layout)
+    assert done.returncode == 5
+    assert "the files are the same; the layers were compressed otherwise" in done.stdout
+
+
+def test_what_cannot_be_verified_is_refused(mbuild: Mbuild, busybox: str) -> None:
+    folder = mbuild.context(f"FROM {busybox}\nCOPY program /\n", program="x")
+    mbuild.environment["PATH"] = str(mbuild.folder)
+    assert mbuild("verify", "--step=2", folder, "app").returncode == 2
+    assert mbuild("verify", "--step=2", folder).returncode == 2
+    missing = mbuild("verify", "--diffoscope", folder)
+    assert missing.returncode == 3
+    assert "apt-get install diffoscope-minimal" in missing.stderr
+
+
+def test_stores_go_unless_they_are_kept(mbuild: Mbuild, busybox: str) -> None:
+    folder = mbuild.context(f"FROM {busybox}\nCOPY program /\nCOPY missing /\n")
+    assert mbuild("verify", folder).returncode == 2
+    assert mbuild.left_over() == []
+    (folder / "Machinefile").write_text(f"FROM {busybox}\nCOPY program /\n")
+    (folder / "program").write_text("x")
+    kept = mbuild.folder / "kept"
+    digest = mbuild.ok("verify", "--keep", kept, folder).stdout.split()[1]
+    for store in ("first", "second/elsewhere"):
+        assert (kept / store / "blobs" / "sha256" / digest.removeprefix("sha256:")).is_file()
+    again = mbuild("verify", "--keep", kept, folder)
+    assert again.returncode == 2
+    assert "is not empty" in again.stderr

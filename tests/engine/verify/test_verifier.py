@@ -1,0 +1,164 @@
+"""Whole verifications with a sandbox that does as its commands say, or something else each time."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from verify_support import changes_of, file_item, obey
+
+from cache.store import Store
+from engine.driver import Driver
+from engine.secrets import Secrets
+from engine.verify.difference import Cause
+from engine.verify.varied import CLOCK_SHIFT
+from engine.verify.verifier import Verifier
+from engine.vm.execution import Execution
+from engine.vm.fake import FakeSandbox
+from machinefile.errors import UsageError
+
+if TYPE_CHECKING:
+    from conftest import Workshop
+
+TEXT = "FROM base\nCOPY a b /\nRUN write first 1\nRUN date\nRUN write last 1\nLABEL x=y\n"
+
+
+@pytest.fixture
+def numbers() -> Iterator[int]:
+    return itertools.count(10)
+
+
+@pytest.fixture
+def verifier(workshop: Workshop, numbers: Iterator[int], tmp_path: Path) -> Iterator[Verifier]:
+    """`date` writes another time whenever it runs."""
+    workshop.write("a")
+    workshop.write("b")
+
+    def behave(execution: Execution) -> tuple[int, bytes, bytes]:
+        if execution.argv[-1] == "date":
+            return 0, b"", changes_of(file_item("d", b"Sat Nov 21 10:00:%d UTC 2026\n" % next(numbers)))
+        return obey(execution)
+
+    workshop.sandbox = FakeSandbox(behave)
+
+    @contextmanager
+    def opened(folder: Path) -> Iterator[Driver]:
+        with Store(folder) as store:
+            yield Driver(store, workshop.source, lambda: workshop.sandbox, workshop.events.append, workshop.cancelled)
+
+    (tmp_path / "verify").mkdir()
+    with Verifier(opened, tmp_path / "verify", workshop.store.vm_folder, workshop.cancelled) as verifier:
+        yield verifier
+
+
+def test_an_ordinary_build_verifies_in_other_surroundings(verifier: Verifier, workshop: Workshop) -> None:
+    before = os.environ.get("TZ"), os.umask(0o022)
+    os.umask(before[1])
+    seen: list[tuple[str | None, int, int]] = []
+    behave = workshop.sandbox._behave
+
+    def watch(execution: Execution) -> tuple[int, bytes, bytes]:
+        seen.append((os.environ.get("TZ"), execution.clock_shift, execution.shape.cpus))
+        return behave(execution)
+
+    workshop.sandbox = FakeSandbox(watch)
+    found = verifier.twice(workshop.request(TEXT.replace("RUN date\n", "")))
+    assert found.verification.reproducible
+    assert found.verification.first == workshop.build(TEXT.replace("RUN date\n", "")).digest
+    once, again = seen[0], seen[2]
+    assert once[0] == before[0] != again[0]
+    assert (once[1], again[1]) == (0, CLOCK_SHIFT)
+    assert once[2] != again[2]
+    assert (os.environ.get("TZ"), os.umask(before[1])) == before
+
+
+def test_the_first_step_that_differs_is_named_with_file_and_cause(verifier: Verifier, workshop: Workshop) -> None:
+    found = verifier.twice(workshop.request(TEXT)).verification
+    assert not found.reproducible
+    assert found.step is not None
+    assert (found.step.id, found.step.line) == (_id(workshop, 4), 4)
+    assert [file.path for file in found.step.files] == ["d"]
+    assert found.step.guess is not None
+    assert found.step.guess.cause is Cause.TIMESTAMP
+    assert found.later == ()
+    assert found.fields == ()
+
+
+def test_a_step_of_another_stage_is_named_before_what_copies_from_it(verifier: Verifier, workshop: Workshop) -> None:
+    text = "FROM base AS made\nRUN date\nFROM base\nCOPY --from=made /d /d\n"
+    found = verifier.twice(workshop.request(text)).verification
+    assert found.step is not None
+    assert found.step.line == 2
+    assert len(found.later) == 1
+
+
+def test_an_image_of_the_store_is_rebuilt_and_compared(verifier: Verifier, workshop: Workshop) -> None:
+    text = TEXT.replace("RUN date\n", "")
+    report = workshop.build(text, names=("docker.io/library/app:latest",))
+    assert verifier.against(workshop.request(text), "app", workshop.store).verification.reproducible
+    shutil.rmtree(verifier.folder / "first")
+    assert verifier.against(workshop.request(text), report.digest, workshop.store).verification.reproducible
+
+
+def test_the_step_of_an_image_that_differs_is_named(verifier: Verifier, workshop: Workshop) -> None:
+    report = workshop.build(TEXT)
+    found = verifier.against(workshop.request(TEXT), report.digest, workshop.store).verification
+    assert found.step is not None
+    assert (found.step.line, [file.path for file in found.step.files]) == (4, ["d"])
+    assert found.step.guess is not None
+    assert found.step.guess.cause is Cause.TIMESTAMP
+
+
+def test_what_an_image_says_of_itself_is_told_from_its_files(verifier: Verifier, workshop: Workshop) -> None:
+    text = TEXT.replace("RUN date\n", "")
+    report = workshop.build(text.replace("x=y", "x=z"))
+    found = verifier.against(workshop.request(text), report.digest, workshop.store).verification
+    assert not found.reproducible
+    assert found.same_files
+    assert ("config.labels", "x=z", "x=y") in [(one.field, one.first, one.second) for one in found.fields]
+
+
+def test_an_image_nobody_has_is_refused(verifier: Verifier, workshop: Workshop) -> None:
+    with pytest.raises(UsageError) as caught:
+        verifier.against(workshop.request(TEXT), "sha256:" + "0" * 64, workshop.store)
+    assert caught.value.code == "image-unknown"
+
+
+def test_one_step_alone_runs_twice_on_parents_built_once(verifier: Verifier, workshop: Workshop) -> None:
+    found = verifier.step(workshop.request(TEXT), "4").verification
+    assert found.step is not None
+    assert found.step.line == 4
+    commands = [execution.argv[-1] for execution in workshop.sandbox.executions]
+    assert commands == ["write first 1", "date", "date"]
+
+
+def test_one_step_alone_may_well_be_reproducible(verifier: Verifier, workshop: Workshop) -> None:
+    found = verifier.step(workshop.request(TEXT), "3").verification
+    assert found.reproducible
+    assert found.first.startswith("sha256:")
+
+
+def test_only_a_run_is_run_twice(verifier: Verifier, workshop: Workshop) -> None:
+    with pytest.raises(UsageError) as caught:
+        verifier.step(workshop.request(TEXT), "2")
+    assert caught.value.code == "verify-step"
+
+
+def test_a_secret_is_shown_nowhere(verifier: Verifier, workshop: Workshop) -> None:
+    report = workshop.build("FROM base\nRUN write f hunter22\n")
+    request = replace(workshop.request("FROM base\nRUN write f other-22\n"), secrets=Secrets((("a", b"hunter22"),)))
+    found = verifier.against(request, report.digest, workshop.store).verification
+    assert found.step is not None
+    assert "hunter22" not in repr(found)
+    assert "***" in repr(found)
+
+
+def _id(workshop: Workshop, line: int) -> str:
+    return next(one.step.id for one in workshop.plan(TEXT).steps if one.step.span and one.step.span.line == line)
