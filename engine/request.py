@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.carry.spec import CacheSource, CacheTarget
-from engine.epoch import Epoch
 from engine.layers.entry import NORMAL_TIME
 from engine.lookup import CachePolicy
 from engine.output.annotations import NO_ANNOTATIONS, Annotations
 from engine.output.spec import OutputSpec
-from engine.pins import Lock
 from engine.remote.contexts import NamedContext
 from engine.secrets import Secrets
 from engine.sshagent import AgentSource
@@ -20,6 +19,10 @@ from machinefile.ignore import IgnoreRules
 from machinefile.instructions import Machinefile
 from machinefile.options import BuildOptions
 from machinefile.platform import Platform
+
+if TYPE_CHECKING:
+    from engine.epoch import Epoch
+    from engine.pins import Lock
 
 
 @dataclass(frozen=True, slots=True)
