@@ -196,6 +196,19 @@ def test_a_build_imports_of_locks_and_times_only_what_it_uses(mbuild: Mbuild) ->
     assert used() == locks
 
 
+def test_a_name_that_is_a_folder_too_upgrades_nothing_else(mbuild: Mbuild) -> None:
+    (mbuild.folder / "Machinefile").write_text("FROM scratch\n")
+    (mbuild.folder / "debian").mkdir()
+    (mbuild.folder / "debian" / "Machinefile").write_text("FROM scratch\n")
+    either = mbuild("lock", "--upgrade", "debian")
+    assert (either.returncode, "./debian for CONTEXT" in either.stderr) == (2, True)
+    named = mbuild("lock", "--upgrade", "debian", "--context", ".")
+    assert (named.returncode, "names nothing like that" in named.stderr) == (2, True)
+    mbuild.ok("lock", "--upgrade", "./debian")
+    (mbuild.folder / "Machinefile").unlink()
+    assert "up to date" in mbuild.ok("lock", "--upgrade", "debian").stdout
+
+
 def test_a_pipe_in_the_place_of_a_lock_file_is_refused_and_not_waited_for(mbuild: Mbuild) -> None:
     context = mbuild.context("FROM scratch\n")
     os.mkfifo(context / "Machinefile.lock")
