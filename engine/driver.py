@@ -25,13 +25,11 @@ from engine.images.reference import Reference
 from engine.images.source import ImageSource
 from engine.layers.entry import NORMAL_TIME
 from engine.layerstore import LayerStore
-from engine.lockcheck import check_lock, pins_of, refuse_unpinned_bases
 from engine.lookup import CachePolicy, Results
 from engine.output.annotations import Annotations
 from engine.output.image import BuiltImage, assemble, rfc3339
 from engine.output.index import Built, gather, is_whole
 from engine.output.spec import OutputSpec, OutputType
-from engine.output.stamped import stamped
 from engine.plan import Plan
 from engine.platforms import for_each
 from engine.prepared import Prepared, plan_all
@@ -67,6 +65,7 @@ if TYPE_CHECKING:
     from engine.explain.explanation import Explanation
     from engine.machines.make import MachineMaker
     from engine.output.outputs import Attest, Push
+    from engine.pins import Pins
     from engine.vm.execution import Sandbox
 
 _QUICK = 200
@@ -367,10 +366,14 @@ class Driver:
     def _prepare(self, request: BuildRequest, caches: RemoteCaches, *, refuse: bool) -> Prepared:
         """Everything that is known before a step runs, for all platforms. `refuse` what cannot be carried out."""
         wanted = request.for_each_platform()
-        pins = pins_of(request)
+        pins: Pins | None = None
+        if request.lock is not None:
+            from engine.lockcheck import check_lock, pins_of, refuse_unpinned_bases
+
+            pins = pins_of(request)
         bases = Bases(self.store, self.source, self.observer, self.cancelled, image_names(request.contexts), pins)
         if pins is not None and request.locked:
-            refuse_unpinned_bases(request, pins, bases)
+            refuse_unpinned_bases(request, pins, bases.lookup)
         bases.prefetch(one for options in wanted.values() for one in base_references(request.machinefile, options))
         remotes = Remotes(self.store, self.observer, self.cancelled, pins=pins)
         resolved = for_each(wanted.values(), lambda options: self._resolve(request, options, bases))
@@ -448,7 +451,7 @@ class Driver:
             assemble(
                 graph,
                 plan.base_of(graph.result),
-                stamped(result, request.time, self.store, self.cancelled, supply),
+                self._stamped(request, result, supply),
                 self.store,
                 annotations,
                 platform,
@@ -516,6 +519,14 @@ class Driver:
         from engine.attest.make import Attester
 
         return partial(Attester(wanted, self.store, layers).build, predicates=said, annotations=annotations)
+
+    def _stamped(self, request: BuildRequest, result: StepResult, supply: LayerSupply) -> StepResult:
+        """The layers with the time that the image is to show."""
+        if request.time == NORMAL_TIME:
+            return result
+        from engine.output.stamped import stamped
+
+        return stamped(result, request.time, self.store, self.cancelled, supply)
 
     def _keep(self, request: BuildRequest, built: Built, supply: LayerSupply) -> None:
         """Give the image its names in the store, if all of it is there and was checked."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from engine import process
 from engine.context import Context
@@ -19,7 +20,11 @@ OPTION = "--source-date-epoch"
 _OF_CONTEXT, _OF_COMMIT = "context", "git"
 _GIT_TIMEOUT = 120.0
 _QUIET_GIT = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
-"""Asks and changes nothing, and starts no program that the repository names for its own use."""
+_AT_HOME = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
+"""These two: git asks and changes nothing, fetches nothing, and starts no program that the repository names for its own
+use; for its filters see `_without_filters`."""
+_OWN = (b"local", b"worktree")
+"""The scopes of what a repository's own files configure, which came with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +100,45 @@ def _commit(context: Path) -> Epoch:
     """When the commit that the context is at was made."""
     told = _git(context, "log", "-1", "--no-show-signature", "--format=%ct", "HEAD").strip()
     seconds = _number(told, f"{OPTION}={_OF_COMMIT}: {told}")
-    changed = _git(context, "status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=none", "--", ".")
+    status = ("status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=dirty", "--", ".")
+    changed = _git(context, *status, extra=_without_filters(context))
     note = f"{OPTION}={_OF_COMMIT}: {os.path.normpath(context)} has changes that are not in the commit"
     return Epoch(seconds, note if changed else "")
 
 
-def _git(context: Path, *arguments: str) -> str:
+def _without_filters(context: Path) -> dict[str, str]:
+    """An environment in which the filters that the repository itself configures are none: status would start them.
+
+    What is inside its submodules, which have configurations of their own, is not looked at for the same reason.
+    """
+    told = os.fsencode(_git(context, "config", "--show-scope", "--null", "--list"))
+    words = told.split(b"\0")
+    names = {
+        key.partition(b"\n")[0].rpartition(b".")[0]
+        for scope, key in zip(words[::2], words[1::2], strict=False)
+        if scope in _OWN and key.startswith(b"filter.")
+    }
+    none = [
+        (os.fsdecode(name) + variable, value)
+        for name in sorted(names)
+        for variable, value in ((".clean", ""), (".process", ""), (".required", "false"))
+    ]
+    found = {"GIT_CONFIG_COUNT": str(len(none))}
+    for number, (key, value) in enumerate(none):
+        found |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return found
+
+
+def _git(context: Path, *arguments: str, extra: Mapping[str, str] = MappingProxyType({})) -> str:
     hint = "install git: apt-get install git, dnf install git or apk add git"
     try:
-        told = process.run(["git", *_QUIET_GIT, *arguments], timeout=_GIT_TIMEOUT, hint=hint, cwd=context)
+        told = process.run(
+            ["git", *_QUIET_GIT, *arguments],
+            timeout=_GIT_TIMEOUT,
+            hint=hint,
+            cwd=context,
+            extra_environment={**_AT_HOME, **extra},
+        )
     except HostError as error:
         if error.code == "program-missing":
             raise
@@ -112,4 +147,4 @@ def _git(context: Path, *arguments: str) -> str:
             code="source-date-epoch",
             hint=f"the build context has to be in a git repository with a commit; or name a number: {OPTION}=N",
         ) from error
-    return told.decode(errors="replace")
+    return os.fsdecode(told)

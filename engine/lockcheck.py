@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from engine.bases import Bases
 from engine.events import Observer, WarningRaised
 from engine.locksurvey import Survey
 from engine.pins import Lacking, Pins, image_name
 from engine.request import BuildRequest
 from machinefile.errors import MachinefileError, TransferError, UsageError
 from machinefile.imageconfig import ImageConfig
-from machinefile.resolve import base_references
+from machinefile.resolve import Lookup, base_references
 from machinefile.steps import BaseImage, BaseReference, BuildGraph
 
 
@@ -21,7 +20,7 @@ def pins_of(request: BuildRequest) -> Pins | None:
     return Pins.of(request.lock, request.contexts) if request.lock is not None else None
 
 
-def refuse_unpinned_bases(request: BuildRequest, pins: Pins, bases: Bases) -> None:
+def refuse_unpinned_bases(request: BuildRequest, pins: Pins, look_up: Lookup) -> None:
     """Refuse a base without a pin before its registry is asked for it. What only ONBUILD names is found later.
 
     Raises UsageError `lock-incomplete`, and what looking up a pinned base raises.
@@ -33,7 +32,7 @@ def refuse_unpinned_bases(request: BuildRequest, pins: Pins, bases: Bases) -> No
             continue
 
         def lookup(reference: BaseReference) -> BaseImage:
-            return bases.lookup(reference) if pins.has_image(reference) else BaseImage("", ImageConfig())
+            return look_up(reference) if pins.has_image(reference) else BaseImage("", ImageConfig())
 
         survey = Survey(lookup)
         # It may be wrong only for want of what the base sets: the places seen so far do.

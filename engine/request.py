@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.attest.spec import NO_ATTESTATIONS, AttestSpec
-from engine.epoch import Epoch
 from engine.layers.entry import NORMAL_TIME
 from engine.lookup import CachePolicy
 from engine.output.annotations import NO_ANNOTATIONS, Annotations
 from engine.output.spec import OutputSpec
-from engine.pins import Lock
 from engine.remote.contexts import NamedContext
 from engine.secrets import Secrets
 from engine.sshagent import AgentSource
@@ -24,6 +22,8 @@ from machinefile.platform import Platform
 
 if TYPE_CHECKING:
     from engine.carry.spec import CacheSource, CacheTarget
+    from engine.epoch import Epoch
+    from engine.pins import Lock
 
 
 @dataclass(frozen=True, slots=True)

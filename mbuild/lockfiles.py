@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from engine.pins import Lock
 from machinefile.errors import HostError, UsageError
-from machinefile.lockfile import Lockfile
-from machinefile.lockread import MAX_BYTES, parse_lockfile
+
+if TYPE_CHECKING:
+    from engine.pins import Lock
+    from machinefile.lockfile import Lockfile
 
 SUFFIX = ".lock"
 
@@ -33,9 +36,9 @@ def read_lock(options: argparse.Namespace, machinefile: Path | None) -> Lock | N
             raise UsageError(f"--no-lock and {other} cannot be used together", code="usage", hint="leave one out")
         return None
     path = lock_path(options, machinefile)
-    data = _read(path) if path is not None else None
-    if path is not None and data is not None:
-        return Lock(str(path), parse_lockfile(data, str(path)))
+    lock = _read(path) if path is not None else None
+    if lock is not None:
+        return lock
     if options.locked or (options.lock_file and not getattr(options, "makes_lock", False)):
         missing = f"there is no {path}" if path is not None else "a Machinefile from standard input has no lock file"
         hint = "make it with mbuild lock" if path is not None else "name one with --lock-file FILE"
@@ -71,12 +74,18 @@ def _mode(path: Path) -> int:
     return 0o666 & ~mask
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: Path) -> Lock | None:
     """None where there is no file."""
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            from engine.pins import Lock  # which a build without a lock file has no use for
+            from machinefile.lockread import MAX_BYTES, parse_lockfile
+
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe would be waited for
+                raise UsageError(f"{path} is not a file", code="lock-unreadable", hint="remove it, or use --no-lock")
+            data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", code="lock-unreadable") from error
+    return Lock(str(path), parse_lockfile(data, str(path)))

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.epoch import NAME as EPOCH
-from engine.epoch import Epoch, find_epoch
 from engine.images.reference import Reference
 from engine.lookup import CachePolicy
 from engine.output.annotations import parse_annotations
@@ -38,9 +36,11 @@ from mbuild.secrets import read_secrets
 
 if TYPE_CHECKING:
     from engine.carry.spec import CacheSource, CacheTarget
+    from engine.epoch import Epoch
     from engine.sshagent import AgentSource
 
 MAX_MACHINEFILE_BYTES = 16 << 20
+_EPOCH = "SOURCE_DATE_EPOCH"
 _DEFAULTS = ("Machinefile", "Dockerfile")
 
 
@@ -102,8 +102,12 @@ def _timed(options: argparse.Namespace, context: Path, ignore: IgnoreRules) -> t
             hint="leave it out; --source-date-epoch sets that time",
         )
     given = _build_args(options.build_arg)
+    if options.source_date_epoch is None and _EPOCH not in dict(given) and _EPOCH not in os.environ:
+        return None, given
+    from engine.epoch import find_epoch  # which most builds have no use for
+
     epoch = find_epoch(options.source_date_epoch, dict(given), os.environ, context, ignore)
-    return epoch, given if epoch is None else tuple({**dict(given), EPOCH: str(epoch.seconds)}.items())
+    return epoch, given if epoch is None else tuple({**dict(given), _EPOCH: str(epoch.seconds)}.items())
 
 
 def _cache_policy(options: argparse.Namespace) -> CachePolicy:

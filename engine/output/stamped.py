@@ -11,7 +11,6 @@ from cache.index import Kind
 from cache.results import Layer, StepResult
 from cache.store import Store
 from engine.images import mediatype
-from engine.layers.entry import NORMAL_TIME
 from engine.layers.limits import LayerLimits
 from engine.layers.stamp import stamp
 from engine.layers.tarread import TarStream
@@ -33,8 +32,6 @@ def stamped(
     What is to be stamped is brought by `supply` first, if it is not here. Raises UntrustedDataError
     (`diff-id-mismatch`, `layer-...`), StoreError, InterruptedBuildError, and as `supply`.
     """
-    if seconds == NORMAL_TIME:
-        return result
     found = {layer: _known(layer, seconds, store) for layer in result.layers}
     missing = [layer for layer, there in found.items() if there is None]
     if supply is not None:

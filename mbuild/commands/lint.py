@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine.images.registry_flags import RegistryFlags
 from engine.images.source import ImageSources
-from engine.lockcheck import pins_of
+from engine.lockcheck import pins_of, refuse_unpinned_bases
 from engine.pins import Pins
 from machinefile.errors import MachinefileError, TransferError
 from machinefile.lint.linter import LintResult, lint, nothing_known
@@ -63,7 +63,10 @@ def _lint(options: argparse.Namespace, cancelled: threading.Event, *, offline: b
     try:
         request = read_request(options)
         with ExitStack() as stack:
-            lookup = nothing_known if offline else _bases(stack, cancelled, registry_flags(options), pins_of(request))
+            pins = pins_of(request)
+            lookup = nothing_known if offline else _bases(stack, cancelled, registry_flags(options), pins)
+            if pins is not None and request.locked:
+                refuse_unpinned_bases(request, pins, lookup)
             results = [
                 lint(request.machinefile, wanted, lookup=lookup, ignored=request.ignore.prunes)
                 for wanted in request.for_each_platform().values()

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         prog="mbuild lock",
         usage="mbuild lock [OPTIONS] [--upgrade [NAME...]] [CONTEXT]",
         description="Pin the images, files and git repositories that a Machinefile names, in a lock file beside it.",
-        epilog="The last word after --upgrade is CONTEXT if it is a folder; with --context it is always NAME.",
+        epilog="The last word after --upgrade is CONTEXT if it is a folder (./FOLDER); with --context it is NAME.",
     )
     add_build_options(parser)
     parser.set_defaults(context="", makes_lock=True)
@@ -81,8 +81,24 @@ def _sort_out(parser: Parser, options: argparse.Namespace) -> None:
     if options.folder:
         options.context = options.folder
     elif not options.context and options.upgrade and os.path.isdir(options.upgrade[-1]):
+        _refuse_either(parser, options)
         options.context = options.upgrade.pop()
     options.context = options.context or "."
+
+
+def _refuse_either(parser: Parser, options: argparse.Namespace) -> None:
+    """A plain word that is a folder may be meant as the name of an image, `debian`, and there is a file here to lock:
+    to take it for CONTEXT would upgrade something else than was asked for."""
+    word = options.upgrade[-1]
+    if "/" in word or word in (os.curdir, os.pardir):
+        return
+    try:
+        find_machinefile(options.file, Path(os.curdir))
+    except UsageError:
+        return  # only in the folder can there be one
+    parser.error(
+        f"--upgrade {word}: there is a folder of that name too; write --context . for the NAME, ./{word} for CONTEXT"
+    )
 
 
 def _for_platforms(request: BuildRequest, options: argparse.Namespace) -> BuildRequest:

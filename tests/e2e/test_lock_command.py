@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -147,6 +149,8 @@ def test_what_the_lock_lacks_is_listed_with_its_line(mbuild: Mbuild, registry: A
     refused = mbuild("--locked", context)
     assert refused.returncode == 2
     assert f"Machinefile:2:1: {name} for {native()}" in refused.stderr
+    linted = mbuild("lint", "--locked", context)
+    assert (linted.returncode, f"Machinefile:2:1: {name} for {native()}" in linted.stderr) == (2, True)
     built = mbuild.ok("--progress=plain", context)
     assert f"has no pin for {name}" in built.stderr
 
@@ -173,3 +177,43 @@ def test_what_cannot_be_is_refused(mbuild: Mbuild) -> None:
     broken = mbuild(context)
     assert (broken.returncode, "not a lock file" in broken.stderr) == (2, True)
     mbuild.ok("--no-lock", context)
+
+
+def test_a_build_imports_of_locks_and_times_only_what_it_uses(mbuild: Mbuild) -> None:
+    context = mbuild.context("FROM scratch\nCOPY Machinefile /\n")
+    code = "import sys; from mbuild.__main__ import main; main(sys.argv[1:]); print(*sys.modules)"
+    locks = {"engine.pins", "engine.lockcheck", "machinefile.lockread"}
+    times = {"engine.epoch", "engine.layers.stamp", "engine.output.stamped"}
+
+    def used(*options: str) -> set[str]:
+        argv = [sys.executable, "-c", code, *options, os.fspath(context)]
+        done = subprocess.run(argv, env=mbuild.environ(), capture_output=True, text=True, timeout=60, check=True)
+        return set(done.stdout.splitlines()[-1].split()) & (locks | times)
+
+    assert used() == set()
+    assert used("--source-date-epoch=7") == times
+    mbuild.ok("lock", context)
+    assert used() == locks
+
+
+def test_a_name_that_is_a_folder_too_upgrades_nothing_else(mbuild: Mbuild) -> None:
+    (mbuild.folder / "Machinefile").write_text("FROM scratch\n")
+    (mbuild.folder / "debian").mkdir()
+    (mbuild.folder / "debian" / "Machinefile").write_text("FROM scratch\n")
+    either = mbuild("lock", "--upgrade", "debian")
+    assert (either.returncode, "./debian for CONTEXT" in either.stderr) == (2, True)
+    named = mbuild("lock", "--upgrade", "debian", "--context", ".")
+    assert (named.returncode, "names nothing like that" in named.stderr) == (2, True)
+    mbuild.ok("lock", "--upgrade", "./debian")
+    (mbuild.folder / "Machinefile").unlink()
+    assert "up to date" in mbuild.ok("lock", "--upgrade", "debian").stdout
+
+
+def test_a_pipe_in_the_place_of_a_lock_file_is_refused_and_not_waited_for(mbuild: Mbuild) -> None:
+    context = mbuild.context("FROM scratch\n")
+    os.mkfifo(context / "Machinefile.lock")
+    refused = mbuild("plan", context)
+    assert (refused.returncode, "is not a file" in refused.stderr) == (2, True)
+    (context / "Machinefile.lock").unlink()
+    (context / "Machinefile.lock").mkdir()
+    assert mbuild("plan", context).returncode == 2

@@ -107,6 +107,41 @@ def test_no_program_of_the_repository_is_started(repository: Path) -> None:
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("name", ["evil", "e=v.il", "évil"])
+@pytest.mark.parametrize("variable", ["clean", "process"])
+def test_no_filter_of_the_repository_is_started(repository: Path, name: str, variable: str) -> None:
+    mark = repository.parent / "started"
+    included = repository / ".git" / "more"
+    (repository / ".git" / "info" / "attributes").write_text(f"file filter={name}\n")
+    git(repository, "config", "--file", str(included), f"filter.{name}.{variable}", f"touch {mark}; cat")
+    git(repository, "config", "--file", str(included), f"filter.{name}.required", "true")
+    git(repository, "config", "include.path", str(included))
+    (repository / "app/file").write_text("CONTENT")  # as long as it was, so that git has to read it
+    dirty = found("git", root=repository)
+    assert dirty is not None
+    assert (dirty.seconds, "changes" in dirty.note) == (1234567890, True)
+    assert not mark.exists()
+
+
+def test_nothing_is_fetched_for_a_repository_that_lacks_it(repository: Path) -> None:
+    mark = repository.parent / "started"
+    for key, value in (
+        ("core.repositoryFormatVersion", "1"),
+        ("extensions.partialClone", "origin"),
+        ("remote.origin.promisor", "true"),
+        ("remote.origin.url", f"ext::sh -c touch% {mark}"),
+        ("protocol.ext.allow", "always"),
+    ):
+        git(repository, "config", key, value)
+    tree = subprocess.run(["git", "rev-parse", "HEAD^{tree}"], cwd=repository, check=True, capture_output=True)
+    name = tree.stdout.decode().strip()
+    (repository / ".git" / "objects" / name[:2] / name[2:]).unlink()
+    with pytest.raises(UsageError) as refused:
+        found("git", root=repository)
+    assert refused.value.code == "source-date-epoch"
+    assert not mark.exists()
+
+
 def test_outside_a_repository_there_is_no_commit(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
         found("git", root=tmp_path)
