@@ -83,3 +83,14 @@ def test_stores_go_unless_they_are_kept(mbuild: Mbuild, busybox: str) -> None:
     again = mbuild("verify", "--keep", kept, folder)
     assert again.returncode == 2
     assert "is not empty" in again.stderr
+    inside = mbuild("verify", "--keep", folder / "kept", folder)
+    assert inside.returncode == 2
+    assert "is in the build context" in inside.stderr
+    (folder / ".dockerignore").write_text("kept\n")
+    mbuild.ok("verify", "--keep", folder / "kept", folder)
+
+
+def test_a_page_that_cannot_be_written_is_told_before_anything_is_built(mbuild: Mbuild, busybox: str) -> None:
+    folder = mbuild.context(f"FROM {busybox}\nCOPY missing /\n")
+    done = mbuild("verify", "--html", mbuild.folder / "nowhere" / "page.html", folder)
+    assert (done.returncode, "cannot be written" in done.stderr) == (3, True)
