@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -182,14 +183,26 @@ def _hand_over(verified: Verified, folder: Path, secrets: Secrets) -> None:
     names = ("first", "second")
     for name, side in zip(names, verified.layers, strict=True):
         unpack(side, folder / name, secrets)
+    temporary = folder / "tmp"  # gone with the folder, however diffoscope ends
+    temporary.mkdir()
     sys.stdout.flush()
     argv = [_find_diffoscope(), "--no-progress", "--exclude-directory-metadata=yes", *names]
-    with running(spawn(argv, cwd=folder, stdout=sys.stdout.fileno(), stderr=sys.stderr.fileno())) as process:
+    child = spawn(
+        argv,
+        cwd=folder,
+        stdout=sys.stdout.fileno(),
+        stderr=sys.stderr.fileno(),
+        extra_environment={"TMPDIR": str(temporary)},
+    )
+    with running(child) as process:
         try:
             code = process.wait(_TIMEOUT)
         except subprocess.TimeoutExpired as error:
             message = f"diffoscope did not finish in {_TIMEOUT:g} s"
             raise HostError(message, code="program-timeout", hint="leave --diffoscope out") from error
+        finally:
+            if process.returncode is None:  # the programs that it started are in its session
+                os.killpg(process.pid, signal.SIGKILL)
     if code not in (0, 1):
         raise HostError(
             f"diffoscope failed with exit code {code}", code="program-failed", hint="leave --diffoscope out"
