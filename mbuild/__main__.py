@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     cancelled = threading.Event()
     _watch_signals(cancelled)
+    _print_anything()
     name = arguments.pop(0) if arguments and arguments[0] in _COMMANDS else "build"
     try:
         code = _command(name)(arguments, cancelled)
@@ -57,6 +59,12 @@ def _fail(error: MbuildError) -> int:
     with suppress(OSError):  # there is nowhere else to say it
         print(render(error), file=sys.stderr)
     return error.exit_code
+
+
+def _print_anything() -> None:
+    """Write out what the terminal's encoding does not have: names and contents of files may be in any script."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:

@@ -42,7 +42,7 @@ def verification_lines(found: Verification) -> Iterator[str]:
     if found.reproducible:
         yield f"reproducible: {found.first or 'it changes nothing'}"
         return
-    yield f"not reproducible: {found.subject}"
+    yield f"not reproducible: {printable(found.subject)}"
     width = max(map(len, found.sides))
     for side, digest in zip(found.sides, (found.first, found.second), strict=True):
         yield f"  {printable(side).ljust(width)}  {digest or 'no layer'}"

@@ -96,16 +96,18 @@ class LayerFiles:
                     truncated(path)
 
     @contextmanager
-    def gather(self, wanted: Iterable[Located], scratch: Path | None = None) -> Iterator[Contents]:
+    def gather(
+        self, wanted: Iterable[Located], scratch: Path | None = None, most: int | None = None
+    ) -> Iterator[Contents]:
         """The same contents at once, to be opened in any order: copied into a file in `scratch` that has no name and
-        goes with the context."""
+        goes with the context. Of each the first `most` bytes, if that is given."""
         places: dict[tuple[int, str], tuple[int, int]] = {}
         with tempfile.TemporaryFile(dir=scratch) as file:
             at = 0
             for located, content in self.stream(wanted):
-                size = content.left
-                while piece := content.read(CHUNK):
-                    file.write(piece)
+                size = left = content.left if most is None else min(content.left, most)
+                while left and (piece := content.read(min(CHUNK, left))):
+                    left -= file.write(piece)
                 places.update({(one.layer, one.entry.path): (at, size) for one in located})
                 at += size
             file.flush()

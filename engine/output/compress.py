@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from cache.blobs import BlobWriter
 from cache.index import Kind
@@ -193,7 +193,7 @@ class _Work:
             compressor.finish()
 
 
-def _plain(layer: Layer, blob: BinaryIO) -> Source:
+def _plain(layer: Layer, blob: Source) -> Source:
     # What a plain layer begins with is a file's name, which could look like the start of a compressed stream.
     return blob if layer.digest == layer.diff_id else decompress(blob, LayerLimits.from_environment())
 
@@ -201,7 +201,7 @@ def _plain(layer: Layer, blob: BinaryIO) -> Source:
 class PlainLayer:
     """A layer's plain tar out of its blob, whose digest is taken as it is read; reading stops when the build does."""
 
-    def __init__(self, layer: Layer, blob: BinaryIO, cancelled: threading.Event) -> None:
+    def __init__(self, layer: Layer, blob: Source, cancelled: threading.Event) -> None:
         import hashlib
 
         self._layer = layer

@@ -156,10 +156,12 @@ def _zip_members(data: bytes) -> list[_Member] | None:
     import zipfile
 
     def read(name: zipfile.ZipInfo) -> bytes | None:
+        if name.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            return None  # zipfile expands a piece of any other whole, however large it becomes
         try:
             with archive.open(name) as member:
                 content = member.read(MOST_BYTES + 1)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, zlib.error, ValueError):
+        except (zipfile.BadZipFile, struct.error, RuntimeError, EOFError, OSError, zlib.error, ValueError):
             return None
         return content if len(content) <= MOST_BYTES else None
 
@@ -199,7 +201,7 @@ def _tar_members(data: bytes) -> list[_Member] | None:
                 facts = (one.type, one.mode, one.uid, one.gid, one.uname, one.gname, one.linkname)
                 read_one: Callable[[], bytes | None] = lambda one=one: read(one)  # type: ignore[misc]  # noqa: E731
                 found.append(_Member(one.name, int(one.mtime), facts, read_one))
-    except (tarfile.TarError, ValueError, OSError, EOFError, RecursionError):
+    except (tarfile.TarError, ValueError, OverflowError, OSError, EOFError, RecursionError):
         return None
     return found
 

@@ -28,6 +28,8 @@ MOST_FILES = 200
 """Files that are named."""
 MOST_READ = 20
 """Files that are looked into."""
+_MOST_VALUE = 32
+"""Bytes of an attribute's value that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def compare_layers(
     more = 0
     for path in paths:
         differing = digests[0].get(path) != digests[1].get(path)
-        changes = _changes(sides[0].get(path), sides[1].get(path), differing=differing)
+        changes = _changes(sides[0].get(path), sides[1].get(path), hidden, differing=differing)
         if changes and len(found) < MOST_FILES:
             found.append(_judged(path, changes))
         elif changes:
@@ -143,7 +145,9 @@ def _may_equal(first: Entry | None, second: Entry | None) -> bool:
     return first.size == second.size > 0
 
 
-def _changes(first: Entry | None, second: Entry | None, *, differing: bool) -> tuple[Change, ...]:
+def _changes(
+    first: Entry | None, second: Entry | None, hidden: Sequence[bytes], *, differing: bool
+) -> tuple[Change, ...]:
     if first is None or second is None:
         there = first or second
         what = there.type.value if there is not None else ""
@@ -161,7 +165,8 @@ def _changes(first: Entry | None, second: Entry | None, *, differing: bool) -> t
         add(Aspect.SIZE, first.size, second.size)
     add(Aspect.LINK, first.link, second.link)
     add(Aspect.DEVICE, first.device, second.device)
-    add(Aspect.XATTR, _attributes(first), _attributes(second))
+    if first.xattrs != second.xattrs:
+        found.append(Change(Aspect.XATTR, *_attributes(first, second, hidden)))
     add(Aspect.OPAQUE, first.opaque, second.opaque)
     if differing or (first.type is second.type is EntryType.FILE and first.size != second.size):
         found.append(Change(Aspect.CONTENT, "", ""))
@@ -169,8 +174,18 @@ def _changes(first: Entry | None, second: Entry | None, *, differing: bool) -> t
     return tuple(found)
 
 
-def _attributes(entry: Entry) -> str:
-    return " ".join(f"{name}={value.hex()[:64]}" for name, value in entry.xattrs)
+def _attributes(first: Entry, second: Entry, hidden: Sequence[bytes]) -> tuple[str, str]:
+    """Those that are not in both, the beginnings of their values in hex."""
+
+    def said(name: str, value: bytes) -> str:
+        shown = "***" if any(secret in value for secret in hidden) else value[:_MOST_VALUE].hex()
+        return f"{name}={shown}{'…' if len(value) > _MOST_VALUE else ''}"
+
+    both = {*first.xattrs} & {*second.xattrs}
+    one, other = (
+        " ".join(said(*attribute) for attribute in entry.xattrs if attribute not in both) for entry in (first, second)
+    )
+    return one, other
 
 
 def _judged(path: str, changes: tuple[Change, ...]) -> FileDifference:
@@ -180,7 +195,7 @@ def _judged(path: str, changes: tuple[Change, ...]) -> FileDifference:
     if Aspect.PRESENCE in aspects:
         found = guess_presence(path)
     elif aspects == {Aspect.TIME}:
-        mend = "build both with mbuild, which gives all files of a layer one time"
+        mend = "build both with mbuild and the same SOURCE_DATE_EPOCH, or none: all files of a layer have one time then"
         found = guess(Cause.TIMESTAMP, "only the time of the file differs", mend)
     elif Aspect.CONTENT in aspects:
         found = guess_path(path)
@@ -208,8 +223,8 @@ def _looked_into(
         yield from found
         return
     with (
-        sides[0].files.gather(located[0].values(), scratch) as first,
-        sides[1].files.gather(located[1].values(), scratch) as second,
+        sides[0].files.gather(located[0].values(), scratch, MOST_BYTES) as first,
+        sides[1].files.gather(located[1].values(), scratch, MOST_BYTES) as second,
     ):
         for one in found:
             if one.path in located[0] and one.path in located[1]:

@@ -1,24 +1,28 @@
 """A layer as ordinary files below a folder, for a program that compares folders.
 
 Nothing in it can reach outside the folder or be more than a file: links, devices and the rest become small files that
-say what they are, and who owns a file and its mode are left out.
+say what they are, and who owns a file and its mode are left out. In place of a file with a secret of the build in it
+is one that says so.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from engine.layers.content import LayerFiles
 from engine.layers.entry import EntryType
 from engine.layers.root import Located
+from engine.secrets import Finder, Secrets
 from engine.verify.layers import Side
 from machinefile.errors import HostError
 
+_HIDDEN = b"a secret of the build is in this file\n"
 _FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def unpack(side: Side, folder: Path) -> None:
+def unpack(side: Side, folder: Path, secrets: Secrets) -> None:
     """Write a layer into a folder that is not there yet. Raises UntrustedDataError, HostError `unpack-failed`."""
     try:
         folder.mkdir(parents=True)
@@ -26,15 +30,23 @@ def unpack(side: Side, folder: Path) -> None:
         if index is None or side.open is None:
             return
         for entry in index:
+            path = folder / secrets.masked(entry.path)
             if entry.type is EntryType.DIRECTORY:
-                (folder / entry.path).mkdir(parents=True, exist_ok=True)
+                path.mkdir(parents=True, exist_ok=True)
             elif entry.type is not EntryType.FILE:
-                said = entry.link or ":".join(map(str, entry.device))
-                _write(folder / entry.path, f"{entry.type.value} {said}\n".encode("utf-8", "surrogateescape"))
+                said = secrets.masked(entry.link) or ":".join(map(str, entry.device))
+                with _opened(path) as out:
+                    out.write(f"{entry.type.value} {said}\n".encode("utf-8", "surrogateescape"))
         wanted = [Located(entry, 0) for entry in index if entry.type is EntryType.FILE]
         for located, content in LayerFiles((index,), (side.open,), side.limits).stream(wanted):
-            with os.fdopen(_opened(folder / located[0].entry.path), "wb") as out:
+            finder = Finder(secrets)
+            with _opened(folder / secrets.masked(located[0].entry.path)) as out:
                 for piece in content.chunks():
+                    if finder.feed(piece) is not None:
+                        out.seek(0)
+                        out.truncate()
+                        out.write(_HIDDEN)
+                        break
                     out.write(piece)
     except OSError as error:
         raise HostError(
@@ -44,11 +56,6 @@ def unpack(side: Side, folder: Path) -> None:
         ) from error
 
 
-def _write(path: Path, data: bytes) -> None:
-    with os.fdopen(_opened(path), "wb") as out:
-        out.write(data)
-
-
-def _opened(path: Path) -> int:
+def _opened(path: Path) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return os.open(path, _FILE, 0o600)
+    return os.fdopen(os.open(path, _FILE, 0o600), "wb")

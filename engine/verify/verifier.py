@@ -7,7 +7,7 @@ FOLDER/first/             the store of the first build
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -22,6 +22,7 @@ from engine.images.config import History
 from engine.layers.limits import LayerLimits
 from engine.lookup import CachePolicy
 from engine.naming import find_in_plan
+from engine.output.compress import PlainLayer
 from engine.plan import Plan, PlannedStep
 from engine.report import BuildReport
 from engine.request import BuildRequest
@@ -38,6 +39,8 @@ from machinefile.steps import From, Run, Step
 OpenDriver = Callable[[Path], AbstractContextManager[Driver]]
 """Opens a driver over the store in a folder."""
 Pair = tuple[Side, Side]
+Row = tuple[History, Layer | None]
+"""A line of an image's history, and the layer it made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +218,10 @@ class Verifier:
         )
         if verification.reproducible:
             return Verified(verification)
-        rows = list(zip_longest(theirs.steps(), ours.steps()))
+        rows = _aligned(theirs.steps(), ours.steps())
+        self._check(theirs, rows)
         differing = [number for number, row in enumerate(rows) if _diff_id(row[0]) != _diff_id(row[1])]
-        names = _step_names(built.plan, ours)
+        names = _step_names(built.plan, ours, rows)
         later = tuple(_name(names, number) for number in differing[1:])
         fields = field_differences(theirs.image, ours.image)
         verification = replace(verification, fields=fields, later=later)
@@ -251,7 +255,22 @@ class Verifier:
             return Side("", None, self.limits)
         return Side(layer.diff_id, lambda: store.blobs.open(layer.digest), self.limits)
 
-    def _image_side(self, image: Image, row: tuple[History, Layer | None] | None) -> Side:
+    def _check(self, theirs: Image, rows: Sequence[tuple[Row | None, Row | None]]) -> None:
+        """Read the layers of an image that it says are those of the rebuild: anybody can say that.
+
+        Raises UntrustedDataError `diff-id-mismatch`.
+        """
+        for one, other in rows:
+            there, here = (row[1] if row is not None else None for row in (one, other))
+            if there is None or here is None or there.diff_id != here.diff_id or there.digest == here.digest:
+                continue
+            with theirs.open(there) as blob:
+                plain = PlainLayer(there, blob, self.cancelled)
+                while plain.read():
+                    pass
+                plain.check()
+
+    def _image_side(self, image: Image, row: Row | None) -> Side:
         layer = row[1] if row is not None else None
         if layer is None:
             return Side("", None, self.limits)
@@ -292,17 +311,27 @@ def _bare(step: Step) -> StepDifference:
     return StepDifference(step.id, step.instruction, step.span.line if step.span else 0, "", "")
 
 
-def _diff_id(row: tuple[History, Layer | None] | None) -> str:
+def _diff_id(row: Row | None) -> str:
     return row[1].diff_id if row is not None and row[1] is not None else ""
 
 
-def _step_names(plan: Plan, image: Image) -> dict[int, Step]:
-    """The steps of the build by the places of their lines in the image's history: the last ones."""
-    rows = len(image.steps())
-    if rows != len(image.image.configuration.history):
+def _aligned(theirs: Sequence[Row], ours: Sequence[Row]) -> list[tuple[Row | None, Row | None]]:
+    """What stands for one another: line by line of histories of one length, else layer by layer."""
+    if len(theirs) != len(ours):
+        theirs, ours = ([row for row in rows if row[1] is not None] for rows in (theirs, ours))
+    return list(zip_longest(theirs, ours))
+
+
+def _step_names(plan: Plan, image: Image, rows: Sequence[tuple[Row | None, Row | None]]) -> dict[int, Step]:
+    """The steps of the build by the rows that their lines are in: those of the last lines of the image's history."""
+    lines = image.image.configuration.history
+    if len(image.steps()) != len(lines):
         return {}
     ids = plan.graph.history
-    return {rows - len(ids) + number: plan.graph.step(step_id) for number, step_id in enumerate(ids)}
+    steps = [None] * (len(lines) - len(ids)) + [plan.graph.step(step_id) for step_id in ids]
+    if len([row for row in rows if row[1] is not None]) != len(lines):
+        steps = [step for step, line in zip(steps, lines, strict=True) if not line.empty_layer]
+    return {number: step for number, step in enumerate(steps) if step is not None}
 
 
 def _name(names: Mapping[int, Step], number: int) -> str:

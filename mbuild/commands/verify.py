@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from mbuild.verification import summary, verification_lines, verification_value
 if TYPE_CHECKING:
     from cache.store import Store
     from engine.driver import Driver
+    from engine.secrets import Secrets
     from engine.verify.verifier import Verified, Verifier
 
 _DIFFOSCOPE = "diffoscope"
@@ -57,11 +59,13 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     if options.diffoscope:
         _find_diffoscope()
     request = read_request(options)
-    with open_store(options.cache_dir) as store, _verifier(options, store, cancelled) as verifier:
+    if options.html:
+        _check_writable(Path(options.html))
+    with open_store(options.cache_dir) as store, _verifier(options, request, store, cancelled) as verifier:
         verified = _verify(verifier, request, options, store)
         _report(verified, options)
         if options.diffoscope and verified.layers is not None and not verified.verification.reproducible:
-            _hand_over(verified, store.folder())
+            _hand_over(verified, store.folder(), request.secrets)
     found = verified.verification
     if not found.reproducible:
         raise DifferenceError(
@@ -87,7 +91,9 @@ def _is_layout(folder: str) -> bool:
 
 
 @contextmanager
-def _verifier(options: argparse.Namespace, store: Store, cancelled: threading.Event) -> Iterator[Verifier]:
+def _verifier(
+    options: argparse.Namespace, request: BuildRequest, store: Store, cancelled: threading.Event
+) -> Iterator[Verifier]:
     from engine.verify.verifier import Verifier
 
     mode = ProgressMode.QUIET if options.quiet else ProgressMode.PLAIN
@@ -98,14 +104,29 @@ def _verifier(options: argparse.Namespace, store: Store, cancelled: threading.Ev
         with create(mode, sys.stderr) as display, open_driver(str(folder), display, cancelled, flags) as driver:
             yield driver
 
-    folder = _kept(options.keep) if options.keep else store.folder()
+    folder = _kept(options.keep, request) if options.keep else store.folder()
     with Verifier(opened, folder, store.vm_folder, cancelled, vary_shape=not options.cpus) as verifier:
         yield verifier
 
 
-def _kept(name: str) -> Path:
-    """Raises UsageError `keep-not-empty`, HostError `output-failed`."""
+def _check_writable(page: Path) -> None:
+    """Before hours are spent on what it is to tell. Raises HostError `output-failed`."""
+    if page.is_dir() or not os.access(page if page.exists() else page.parent, os.W_OK):
+        raise HostError(
+            f"{page} cannot be written", code="output-failed", hint="--html names a file in a folder of yours"
+        )
+
+
+def _kept(name: str, request: BuildRequest) -> Path:
+    """Raises UsageError `keep-not-empty`, `keep-in-context`, HostError `output-failed`."""
     folder = Path(name)
+    inside = os.path.relpath(folder.resolve(), request.context.resolve())
+    if inside.partition("/")[0] != ".." and not request.ignore.ignored(inside):
+        raise UsageError(
+            f"--keep {name}: the folder is in the build context, and would be a part of the second build",
+            code="keep-in-context",
+            hint="name one elsewhere, or leave it out with .dockerignore",
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -125,6 +146,10 @@ def _verify(verifier: Verifier, request: BuildRequest, options: argparse.Namespa
 
 def _report(verified: Verified, options: argparse.Namespace) -> None:
     found = verified.verification
+    if options.format == "json":
+        print(json.dumps(verification_value(found), indent=2))
+    else:
+        print("\n".join(verification_lines(found)))
     if options.html:
         from mbuild.verificationpage import verification_page
 
@@ -132,10 +157,6 @@ def _report(verified: Verified, options: argparse.Namespace) -> None:
             Path(options.html).write_text(verification_page(found), "utf-8")
         except OSError as error:
             raise HostError(f"{options.html} cannot be written: {error.strerror}", code="output-failed") from error
-    if options.format == "json":
-        print(json.dumps(verification_value(found), indent=2))
-    else:
-        print("\n".join(verification_lines(found)))
 
 
 def _find_diffoscope() -> str:
@@ -152,7 +173,7 @@ def _find_diffoscope() -> str:
     return program
 
 
-def _hand_over(verified: Verified, folder: Path) -> None:
+def _hand_over(verified: Verified, folder: Path, secrets: Secrets) -> None:
     """Show what diffoscope says of the two layers. It ends with 1 where it found a difference."""
     from engine.process import running, spawn
     from engine.verify.unpack import unpack
@@ -161,15 +182,27 @@ def _hand_over(verified: Verified, folder: Path) -> None:
         raise AssertionError("there is nothing to hand over")
     names = ("first", "second")
     for name, side in zip(names, verified.layers, strict=True):
-        unpack(side, folder / name)
+        unpack(side, folder / name, secrets)
+    temporary = folder / "tmp"  # gone with the folder, however diffoscope ends
+    temporary.mkdir()
     sys.stdout.flush()
     argv = [_find_diffoscope(), "--no-progress", "--exclude-directory-metadata=yes", *names]
-    with running(spawn(argv, cwd=folder, stdout=sys.stdout.fileno(), stderr=sys.stderr.fileno())) as process:
+    child = spawn(
+        argv,
+        cwd=folder,
+        stdout=sys.stdout.fileno(),
+        stderr=sys.stderr.fileno(),
+        extra_environment={"TMPDIR": str(temporary)},
+    )
+    with running(child) as process:
         try:
             code = process.wait(_TIMEOUT)
         except subprocess.TimeoutExpired as error:
             message = f"diffoscope did not finish in {_TIMEOUT:g} s"
             raise HostError(message, code="program-timeout", hint="leave --diffoscope out") from error
+        finally:
+            if process.returncode is None:  # the programs that it started are in its session
+                os.killpg(process.pid, signal.SIGKILL)
     if code not in (0, 1):
         raise HostError(
             f"diffoscope failed with exit code {code}", code="program-failed", hint="leave --diffoscope out"

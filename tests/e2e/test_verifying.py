@@ -83,3 +83,36 @@ def test_stores_go_unless_they_are_kept(mbuild: Mbuild, busybox: str) -> None:
     again = mbuild("verify", "--keep", kept, folder)
     assert again.returncode == 2
     assert "is not empty" in again.stderr
+    inside = mbuild("verify", "--keep", folder / "kept", folder)
+    assert inside.returncode == 2
+    assert "is in the build context" in inside.stderr
+    (folder / ".dockerignore").write_text("kept\n")
+    mbuild.ok("verify", "--keep", folder / "kept", folder)
+
+
+def test_a_page_that_cannot_be_written_is_told_before_anything_is_built(mbuild: Mbuild, busybox: str) -> None:
+    folder = mbuild.context(f"FROM {busybox}\nCOPY missing /\n")
+    done = mbuild("verify", "--html", mbuild.folder / "nowhere" / "page.html", folder)
+    assert (done.returncode, "cannot be written" in done.stderr) == (3, True)
+
+
+def test_diffoscope_gets_plain_files_without_secrets(mbuild: Mbuild, busybox: str) -> None:
+    folder = mbuild.context(f"FROM {busybox}\nCOPY program open /\n", program="it is hunter22", open="öpen 1")
+    mbuild.ok("-t", "app", folder)
+    (folder / "program").write_text("it is gone")
+    (folder / "open").write_text("öpen 2")
+    programs = mbuild.folder / "programs"
+    programs.mkdir()
+    (programs / "diffoscope").write_text('#!/bin/sh\ncat first/* second/*\necho "TMPDIR=$TMPDIR"\nexit 1\n')
+    (programs / "diffoscope").chmod(0o755)
+    mbuild.environment |= {"PATH": f"{programs}:/usr/bin:/bin", "TOKEN": "hunter22", "PYTHONIOENCODING": "ascii"}
+    done = mbuild("verify", "--diffoscope", "--secret", "id=s,env=TOKEN", folder, "app")
+    assert done.returncode == 5, done.stderr
+    assert "hunter22" not in done.stdout + done.stderr
+    assert "a secret of the build is in this file" in done.stdout
+    assert "öpen 1öpen 2" in done.stdout.replace("it is gone", "").replace("\n", "").replace(
+        "a secret of the build is in this file", ""
+    )
+    assert "      +\\xf6pen 2" in done.stdout
+    assert f"TMPDIR={mbuild.folder}" in done.stdout
+    assert mbuild.left_over() == []

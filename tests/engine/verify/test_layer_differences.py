@@ -5,19 +5,25 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import lzma
 import os
 import py_compile
 import tarfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from verify_support import file_item, tar_of
 
+from engine.layers.content import Contents, LayerFiles
 from engine.layers.entry import Entry, EntryType
 from engine.layers.limits import LayerLimits
 from engine.layers.tarwrite import Item
+from engine.secrets import Secrets
 from engine.verify.difference import Aspect, Cause, FileDifference
 from engine.verify.layers import MOST_FILES, Side, compare_layers
 from engine.verify.unpack import unpack
@@ -142,6 +148,67 @@ def test_what_only_begins_like_an_archive_is_shown_as_it_is(form: str) -> None:
     assert any(line.startswith("-") for line in found.diff)
 
 
+@pytest.mark.parametrize("form", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_that_cannot_be_read_in_pieces_is_not_read(form: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """zipfile expands the whole of it at once: 16 MiB become many GiB; and a damaged one is an LZMAError."""
+    made = []
+    for content in (b"x" * 1000, b"y" * 1000):
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", form) as archive:
+            archive.writestr(zipfile.ZipInfo("a"), content, form)
+        made.append(out.getvalue())
+
+    def refuse(self: zipfile.ZipFile, *_: object) -> None:
+        raise lzma.LZMAError
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", refuse)
+    found = compare_file("app.zip", *made)
+    assert found.inner == ""
+    assert found.diff
+
+
+def test_a_time_without_end_in_a_tar_is_no_time() -> None:
+    made = []
+    for content in (b"1", b"2"):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            member = tarfile.TarInfo("a")
+            member.size, member.pax_headers = 1, {"mtime": "inf"}
+            archive.addfile(member, io.BytesIO(content))
+        made.append(out.getvalue())
+    assert compare_file("app.tar", *made).inner == ""
+
+
+def test_of_a_large_file_only_the_beginning_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.verify.layers.MOST_BYTES", 100)
+    written: list[int] = []
+
+    class Spy(LayerFiles):
+        @contextmanager
+        def gather(self, *arguments: Any) -> Iterator[Contents]:
+            with super().gather(*arguments) as contents:
+                written.append(os.fstat(contents._descriptor).st_size)
+                yield contents
+
+    monkeypatch.setattr("engine.verify.layers.LayerFiles", Spy)
+    first, second = (tar_of(file_item("a", one * 200), file_item("b", b"b" + one)) for one in (b"1", b"2"))
+    files = compare_layers(side(first), side(second), tmp_path).files
+    assert written == [102, 102]
+    assert files[1].diff == ("-b1", "+b2")
+
+
+def test_attributes_that_differ_behind_what_is_shown_of_them() -> None:
+    items = ((Item(replace(_FILE, xattrs=(("user.a", b"x" * 40 + end),))),) for end in (b"1", b"2"))
+    (found,) = compare(*items)
+    assert [change.aspect for change in found.changes] == [Aspect.XATTR]
+
+
+def test_an_attribute_with_a_secret_is_not_shown() -> None:
+    items = ((Item(replace(_FILE, xattrs=(("user.a", value),))),) for value in (b"hunter22", b"other"))
+    (found,) = compare(*items, hidden=(b"hunter22",))
+    assert [(change.first, change.second) for change in found.changes] == [("user.a=***", "user.a=" + b"other".hex())]
+
+
 _FILE = Entry("f", EntryType.FILE, 0o644)
 
 
@@ -205,8 +272,15 @@ def test_a_layer_is_unpacked_as_plain_files_only(tmp_path: Path) -> None:
             Item(Entry("etc", EntryType.SYMLINK, 0o777, link="/etc")),
         )
     )
-    unpack(layer, tmp_path / "out")
+    unpack(layer, tmp_path / "out", Secrets())
     assert (tmp_path / "out/bin/su").stat().st_mode & 0o7777 == 0o600
     assert (tmp_path / "out/dev/null").read_text() == "character 1:3\n"
     assert not (tmp_path / "out/etc").is_symlink()
     assert (tmp_path / "out/etc").read_text() == "symlink /etc\n"
+
+
+def test_a_file_with_a_secret_is_not_unpacked(tmp_path: Path) -> None:
+    layer = side(tar_of(file_item("a", b"x" * 3_000_000 + b"hunter22" + b"y"), file_item("b-hunter22", b"b")))
+    unpack(layer, tmp_path / "out", Secrets((("s", b"hunter22"),)))
+    assert (tmp_path / "out/a").read_text() == "a secret of the build is in this file\n"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b-***"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,17 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from verify_support import changes_of, file_item, obey
+from verify_support import changes_of, file_item, obey, tar_of
 
 from cache.store import Store
 from engine.driver import Driver
+from engine.epoch import Epoch
 from engine.secrets import Secrets
 from engine.verify.difference import Cause
 from engine.verify.varied import CLOCK_SHIFT
 from engine.verify.verifier import Verifier
 from engine.vm.execution import Execution
 from engine.vm.fake import FakeSandbox
-from machinefile.errors import UsageError
+from machinefile.errors import UntrustedDataError, UsageError
 
 if TYPE_CHECKING:
     from conftest import Workshop
@@ -123,6 +126,49 @@ def test_what_an_image_says_of_itself_is_told_from_its_files(verifier: Verifier,
     assert not found.reproducible
     assert found.same_files
     assert ("config.labels", "x=z", "x=y") in [(one.field, one.first, one.second) for one in found.fields]
+
+
+def test_an_image_that_lies_about_its_layers_is_found_out(verifier: Verifier, workshop: Workshop) -> None:
+    """Its configuration says what the rebuild's says; the blob is another."""
+    text = TEXT.replace("RUN date\n", "")
+    manifest, _ = workshop.image(workshop.build(text).digest)
+    evil = gzip.compress(tar_of(file_item("evil", b"x")))
+    layer = replace(manifest.layers[-1], digest=workshop.store.blobs.put(evil), size=len(evil))
+    lying = workshop.store.blobs.put(replace(manifest, layers=(*manifest.layers[:-1], layer)).to_json())
+    with pytest.raises(UntrustedDataError) as caught:
+        verifier.against(workshop.request(text), lying, workshop.store)
+    assert caught.value.code == "diff-id-mismatch"
+
+
+@pytest.mark.parametrize("history", ["one line less", "none"])
+def test_layers_are_compared_where_histories_do_not_match(verifier: Verifier, workshop: Workshop, history: str) -> None:
+    built = workshop.build("FROM base\nLABEL x=y\nCOPY a b /\nRUN date\nRUN write last 1\n")
+    manifest, _ = workshop.image(built.digest)
+    said = json.loads(workshop.store.blobs.read(manifest.config.digest))
+    said["history"] = [line for line in said["history"] if not line.get("empty_layer")] if history != "none" else []
+    config = json.dumps(said).encode()
+    descriptor = replace(manifest.config, digest=workshop.store.blobs.put(config), size=len(config))
+    other = workshop.store.blobs.put(replace(manifest, config=descriptor).to_json())
+    text = "FROM base\nLABEL x=y\nCOPY a b /\nRUN date\nRUN write last 1\n"
+    found = verifier.against(workshop.request(text), other, workshop.store).verification
+    assert found.step is not None
+    assert (found.step.line, [file.path for file in found.step.files]) == (4, ["d"])
+    assert found.later == ()
+
+
+@pytest.mark.parametrize("seconds", [1_700_000_000, 4_000_000_000])
+def test_a_build_with_a_time_of_its_own_verifies(verifier: Verifier, workshop: Workshop, seconds: int) -> None:
+    text = TEXT.replace("RUN date\n", "ARG SOURCE_DATE_EPOCH\n")
+    request = replace(workshop.request(text), epoch=Epoch(seconds))
+    digest = workshop.driver.build(request).digest
+    assert verifier.twice(request).verification.first == digest
+    shutil.rmtree(verifier.folder / "first")
+    assert verifier.against(request, digest, workshop.store).verification.reproducible
+    shutil.rmtree(verifier.folder / "first")
+    found = verifier.against(workshop.request(text), digest, workshop.store).verification
+    assert found.step is not None
+    assert found.step.guess is not None
+    assert "SOURCE_DATE_EPOCH" in found.step.guess.mend
 
 
 def test_an_image_nobody_has_is_refused(verifier: Verifier, workshop: Workshop) -> None:
