@@ -9,7 +9,7 @@ from cache.results import Layer
 from cache.store import Store
 from engine.attest.attach import attestation
 from engine.attest.dsse import AttestationSigner
-from engine.attest.packages import inventory
+from engine.attest.packages import Inventory, inventory
 from engine.attest.provenance import reduced
 from engine.attest.spdx import document
 from engine.attest.spec import AttestSpec
@@ -47,6 +47,10 @@ class Attester:
         self._store = store
         self._layers = layers
         self._signer = AttestationSigner.from_file(spec.key) if spec.key is not None else None
+        self._made: dict[tuple[str, tuple[str, ...]], BuiltAttestation] = {}
+        """By the image and its names. What goes to several places is signed once: not every signature is the same."""
+        self._found: dict[tuple[str, ...], Inventory] = {}
+        """By diff ids: however its layers are compressed, an image is read once."""
 
     def build(
         self, built: Built, names: Sequence[str], predicates: Mapping[str, Predicate], annotations: Annotations
@@ -58,6 +62,12 @@ class Attester:
 
     def image(self, image: ImageToAttest, names: Sequence[str]) -> BuiltAttestation:
         """What is said about one image. Raises as `build`."""
+        key = (image.line.digest, tuple(names))
+        if key not in self._made:
+            self._made[key] = self._say(image, names)
+        return self._made[key]
+
+    def _say(self, image: ImageToAttest, names: Sequence[str]) -> BuiltAttestation:
         digest, subjects = image.line.digest, subjects_of(image.line.digest, names, image.platform)
         statements = []
         if self._spec.provenance is not None and image.predicate is not None:
@@ -65,11 +75,17 @@ class Attester:
             statements.append(Statement(PROVENANCE_TYPE, said, subjects))
         if self._spec.sbom:
             name = Reference.parse(names[0]).short if names else "image"
-            found = inventory(self._layers.view(image.layers), self._layers.files(image.layers))
+            found = self._packages(image.layers)
             created = parse_configuration(self._store.blobs.read(image.config.digest)).created
             listed = document(found, name=name, digest=digest, created=created, tool=f"mbuild-{mbuild_version()}")
             statements.append(Statement(SPDX_TYPE, listed, subjects))
         return attestation(image.line, statements, self._signer, self._store)
+
+    def _packages(self, layers: tuple[Layer, ...]) -> Inventory:
+        key = tuple(layer.diff_id for layer in layers)
+        if key not in self._found:
+            self._found[key] = inventory(self._layers.view(layers), self._layers.files(layers))
+        return self._found[key]
 
 
 def _of_built(image: BuiltImage, predicates: Mapping[str, Predicate]) -> ImageToAttest:

@@ -7,7 +7,7 @@ makes no sense is left out and counted, so that a list says when it may not be a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import quote
@@ -85,9 +85,9 @@ def inventory(root: RootView, files: LayerFiles) -> Inventory:
             if path in _RELEASES:
                 release[path] = readers.os_release(data)
                 continue
-            told, whole = _told(_reader(path), data)
+            told, whole = _told(_reader(path), data, MAX_PACKAGES - len(facts))
             unread += not whole
-            facts += ((path, fact) for fact in told[: MAX_PACKAGES - len(facts)])
+            facts += ((path, fact) for fact in told)
     system = next((release[path] for path in reversed(_RELEASES) if path in release), {})
     packages = {_package(path, fact, system) for path, fact in facts}
     return Inventory(tuple(sorted(packages)), unread)
@@ -127,12 +127,12 @@ def _read(content: _Readable, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def _told(reader: Callable[[bytes], Iterator[readers.Fact | None]], data: bytes) -> tuple[list[readers.Fact], bool]:
-    """The packages that a file tells of, and whether all of it made sense."""
+def _told(reader: readers.Reader, data: bytes, most: int) -> tuple[list[readers.Fact], bool]:
+    """The packages that a file tells of, so many at most, and whether that is all and made sense."""
     facts: list[readers.Fact] = []
     whole = True
     for fact in reader(data):
-        if fact is None or len(facts) >= MAX_PACKAGES:
+        if fact is None or len(facts) >= most:
             whole = False
             if fact is not None:
                 break

@@ -157,3 +157,29 @@ def test_a_document_has_what_the_specification_asks_for(workshop: Workshop) -> N
     assert all({"name", "SPDXID", "downloadLocation"} <= set(package) for package in said["packages"])
     related = {one["relatedSpdxElement"] for one in said["relationships"]}
     assert related == set(identities)
+
+
+@pytest.mark.parametrize(
+    ("created", "told"),
+    [
+        ("2024-05-06T07:08:09.123456789Z", "2024-05-06T07:08:09Z"),
+        ("2024-05-06T07:08:09+02:00", "2024-05-06T05:08:09Z"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
+        ("0001-01-01T00:00:00+14:00", "1970-01-01T00:00:00Z"),
+        ("2024-05-06", "1970-01-01T00:00:00Z"),
+        ("", "1970-01-01T00:00:00Z"),
+        ("yesterday", "1970-01-01T00:00:00Z"),
+    ],
+)
+def test_a_document_s_time_is_one_that_spdx_has(created: str, told: str) -> None:
+    said = document(packages.Inventory(()), name="a", digest="sha256:" + "a" * 64, created=created, tool="mbuild-1")
+    assert said["creationInfo"] == {"created": told, "creators": ["Tool: mbuild-1"]}
+
+
+def test_packages_beyond_the_most_that_are_listed_are_told_of(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "MAX_PACKAGES", 2)
+    many = [item(f"node_modules/{name}/package.json", b'{"name":"z","version":"1"}') for name in "abc"]
+    found = found_in(workshop, many)
+    assert (len(found.packages), found.unread) == (2, 1)
