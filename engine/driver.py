@@ -515,7 +515,9 @@ class Driver:
         }
         from engine.attest.make import Attester
 
-        return partial(Attester(wanted, self.store, layers).build, predicates=said, annotations=annotations)
+        return partial(
+            Attester(wanted, self.store, layers, self.cancelled).build, predicates=said, annotations=annotations
+        )
 
     def _keep(self, request: BuildRequest, built: Built) -> None:
         """Give the image its names in the store, if all of it is there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,11 +42,14 @@ class ImageToAttest:
 class Attester:
     """Says what was asked for, signed if there is a key."""
 
-    def __init__(self, spec: AttestSpec, store: Store, layers: LayerStore) -> None:
+    def __init__(
+        self, spec: AttestSpec, store: Store, layers: LayerStore, cancelled: threading.Event | None = None
+    ) -> None:
         """Raises UsageError (`signing-key`)."""
         self._spec = spec
         self._store = store
         self._layers = layers
+        self._cancelled = cancelled
         self._signer = AttestationSigner.from_file(spec.key) if spec.key is not None else None
         self._made: dict[tuple[str, tuple[str, ...]], BuiltAttestation] = {}
         """By the image and its names. What goes to several places is signed once: not every signature is the same."""
@@ -56,7 +60,8 @@ class Attester:
         self, built: Built, names: Sequence[str], predicates: Mapping[str, Predicate], annotations: Annotations
     ) -> BuiltIndex:
         """What was built, with its attestations. `predicates` has provenances by the digests of configurations, which
-        all forms of an image share. Raises StoreError, TransferError, UntrustedDataError."""
+        all forms of an image share. Raises StoreError, TransferError, UntrustedDataError,
+        InterruptedBuildError."""
         made = [self.image(_of_built(image, predicates), names) for image in built.images]
         return with_attestations(built, made, annotations, self._store)
 
@@ -84,7 +89,7 @@ class Attester:
     def _packages(self, layers: tuple[Layer, ...]) -> Inventory:
         key = tuple(layer.diff_id for layer in layers)
         if key not in self._found:
-            self._found[key] = inventory(self._layers.view(layers), self._layers.files(layers))
+            self._found[key] = inventory(self._layers.view(layers), self._layers.files(layers), self._cancelled)
         return self._found[key]
 
 

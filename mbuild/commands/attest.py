@@ -61,6 +61,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         open_images(options.cache_dir, display, cancelled, registry_flags(options)) as (store, source),
     ):
         layers = LayerStore(store, Bases(store, source, display, cancelled), cancelled=cancelled)
-        done = attest_stored(store, Attester(spec, store, layers), options.name, provenance="provenance" in types)
+        done = attest_stored(
+            store, Attester(spec, store, layers, cancelled), options.name, provenance="provenance" in types
+        )
     print(done.digest)
     return 0

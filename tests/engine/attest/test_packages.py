@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from engine.bases import Bases
 from engine.layers.entry import Entry, EntryType
 from engine.layers.tarwrite import Item
 from engine.layerstore import LayerStore
+from machinefile.errors import InterruptedBuildError
 
 if TYPE_CHECKING:
     from conftest import Workshop
@@ -183,3 +185,22 @@ def test_packages_beyond_the_most_that_are_listed_are_told_of(
     many = [item(f"node_modules/{name}/package.json", b'{"name":"z","version":"1"}') for name in "abc"]
     found = found_in(workshop, many)
     assert (len(found.packages), found.unread) == (2, 1)
+
+
+def test_a_file_of_nonsense_is_given_up(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "_MOST_SENSELESS", 2)
+    first, last = b"Package: a\nVersion: 1\n\n", b"Package: b\nVersion: 1\n"
+    for senseless, told in ((2, ["a", "b"]), (3, ["a"])):
+        found = found_in(workshop, [item("var/lib/dpkg/status", first + b"Package: !\n\n" * senseless + last)])
+        assert [package.name for package in found.packages] == told
+        assert found.unread == 1
+
+
+def test_reading_packages_can_be_interrupted(workshop: Workshop) -> None:
+    store = LayerStore(workshop.store, Bases(workshop.store, workshop.source, workshop.events.append))
+    layer = store.write([item("var/lib/dpkg/status", STATUS)])
+    assert layer is not None
+    cancelled = threading.Event()
+    cancelled.set()
+    with pytest.raises(InterruptedBuildError):
+        inventory(store.view((layer,)), store.files((layer,)), cancelled)
