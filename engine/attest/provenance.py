@@ -145,7 +145,7 @@ def _external(request: BuildRequest, graph: BuildGraph, arguments: _Arguments) -
     masked = arguments.veil.masked
     shape = options.shape
     return {
-        "machinefile": masked(source.text).encode("utf-8", "replace").decode(),
+        "machinefile": masked(without_password(source.text)).encode("utf-8", "replace").decode(),
         "machinefileDigest": {"sha256": hashlib.sha256(text).hexdigest()},
         "target": graph.target,
         "platform": str(graph.platform),
@@ -226,10 +226,11 @@ def _steps(plan: Plan, graph: BuildGraph, ran: Collection[str], veil: Secrets) -
     for step in graph.steps:
         if step.makes_layer:
             result = "run" if step.id in ran else "hit"
+            shown = veil.masked(without_password(step.instruction))
             yield {
                 "name": step.id,
                 "digest": {"sha256": plan.step(step.id).key.removeprefix("sha256:")},
-                "annotations": {"kind": "step", "instruction": veil.masked(step.instruction), "result": result},
+                "annotations": {"kind": "step", "instruction": shown, "result": result},
             }
 
 

@@ -144,6 +144,12 @@ def test_a_secret_in_the_file_itself_is_masked(workshop: Workshop) -> None:
     assert "hunter2hunter2" not in json.dumps(said(workshop, report))
 
 
+def test_passwords_in_addresses_are_masked(workshop: Workshop) -> None:
+    predicate = provenance(workshop, attested(workshop, "FROM base\nRUN write a https://me:word@host/\n"))
+    assert predicate["buildDefinition"]["externalParameters"]["machinefile"].endswith("https://***@host/\n")
+    assert "me:word" not in json.dumps(predicate)
+
+
 @pytest.mark.parametrize("text", ["type=docker,dest=x.tar", "type=local,dest=x", "type=tar,dest=x", "type=disk,dest=x"])
 def test_outputs_that_cannot_hold_attestations_are_refused(workshop: Workshop, text: str) -> None:
     with pytest.raises(UsageError) as refused:
