@@ -66,6 +66,9 @@ class KeyFile:
             if not self.path.is_file():
                 raise self.wrong("is not there" if not self.path.exists() else "is no file", "check the path")
             with open(self.path, "rb") as file:
-                return file.read(_MAX_FILE)
+                data = file.read(_MAX_FILE + 1)
         except OSError as error:
             raise self.wrong(f"cannot be read: {error.strerror}", "check its rights") from error
+        if len(data) > _MAX_FILE:
+            raise self.wrong(f"is longer than {_MAX_FILE} bytes", "name a file that has nothing but keys")
+        return data

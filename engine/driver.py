@@ -508,17 +508,19 @@ class Driver:
             return None
         from engine.attest.provenance import keep_provenance, provenance_of
 
+        for image, graph in zip(images, plan.graphs, strict=True) if request.names else ():
+            keep_provenance(self.store, image.digest, request, plan, graph, facts)
+        if not wanted.wanted:
+            return None
         said = {
             image.manifest.config.digest: provenance_of(request, plan, graph, facts)
             for image, graph in zip(images, plan.graphs, strict=True)
         }
-        for image in images if request.names else ():
-            keep_provenance(self.store, image.digest, said[image.manifest.config.digest])
-        if not wanted.wanted:
-            return None
         from engine.attest.make import Attester
 
-        return partial(Attester(wanted, self.store, layers).build, predicates=said, annotations=annotations)
+        return partial(
+            Attester(wanted, self.store, layers, self.cancelled).build, predicates=said, annotations=annotations
+        )
 
     def _stamped(self, request: BuildRequest, result: StepResult, supply: LayerSupply) -> StepResult:
         """The layers with the time that the image is to show."""

@@ -62,7 +62,8 @@ def with_values(arguments: Sequence[str]) -> list[str]:
     found: list[str] = []
     for number, word in enumerate(arguments):
         after = arguments[number + 1] if number + 1 < len(arguments) else ""
-        alone = word in _SHORT and after.lower() not in _SWITCHES and "=" not in after.partition("/")[0]
+        value = after.lower() in _SWITCHES or ("=" in after.partition("/")[0] and not after.startswith("-"))
+        alone = word in _SHORT and not value
         found.append(f"{word}=true" if alone else word)
     return found
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cache.keyfiles import KeyFile
 from engine.attest.statement import MAX_STATEMENT_BYTES, MEDIA_TYPE
 from engine.images.jsonvalue import JsonObject, dump
+from machinefile.errors import UntrustedDataError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"
 _MOST_SIGNATURES = 16
+_MOST_PARTS = 1000
+"""Objects, lists and fields: as text a value has few bytes, read it has many, and who wrote it is not known yet."""
 _CODE = "attestation-invalid"
 _MAKE = "make a key with: openssl genpkey -algorithm ed25519 -out attest.key"
 _DERIVE = "make a public key with: openssl pkey -in attest.key -pubout -out attest.pub"
@@ -61,6 +64,8 @@ class Envelope:
 
 def parse_envelope(data: bytes, where: str = "the envelope") -> Envelope:
     """Read one; nothing is verified. Raises UntrustedDataError (`attestation-invalid`)."""
+    if sum(map(data.count, (b"[", b"{", b","))) > _MOST_PARTS:
+        raise UntrustedDataError(f"{where} has more than {_MOST_PARTS} parts", code=_CODE)
     fields = JsonObject.parse(data, where, _CODE, 2 * MAX_STATEMENT_BYTES)
     signatures = fields.children("signatures")
     if len(signatures) > _MOST_SIGNATURES:

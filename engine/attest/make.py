@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from cache.results import Layer
 from cache.store import Store
 from engine.attest.attach import attestation
 from engine.attest.dsse import AttestationSigner
-from engine.attest.packages import inventory
+from engine.attest.packages import Inventory, inventory
 from engine.attest.provenance import reduced
 from engine.attest.spdx import document
 from engine.attest.spec import AttestSpec
@@ -41,23 +42,37 @@ class ImageToAttest:
 class Attester:
     """Says what was asked for, signed if there is a key."""
 
-    def __init__(self, spec: AttestSpec, store: Store, layers: LayerStore) -> None:
+    def __init__(
+        self, spec: AttestSpec, store: Store, layers: LayerStore, cancelled: threading.Event | None = None
+    ) -> None:
         """Raises UsageError (`signing-key`)."""
         self._spec = spec
         self._store = store
         self._layers = layers
+        self._cancelled = cancelled
         self._signer = AttestationSigner.from_file(spec.key) if spec.key is not None else None
+        self._made: dict[tuple[str, tuple[str, ...]], BuiltAttestation] = {}
+        """By the image and its names. What goes to several places is signed once: not every signature is the same."""
+        self._found: dict[tuple[str, ...], Inventory] = {}
+        """By diff ids: however its layers are compressed, an image is read once."""
 
     def build(
         self, built: Built, names: Sequence[str], predicates: Mapping[str, Predicate], annotations: Annotations
     ) -> BuiltIndex:
         """What was built, with its attestations. `predicates` has provenances by the digests of configurations, which
-        all forms of an image share. Raises StoreError, TransferError, UntrustedDataError."""
+        all forms of an image share. Raises StoreError, TransferError, UntrustedDataError,
+        InterruptedBuildError."""
         made = [self.image(_of_built(image, predicates), names) for image in built.images]
         return with_attestations(built, made, annotations, self._store)
 
     def image(self, image: ImageToAttest, names: Sequence[str]) -> BuiltAttestation:
         """What is said about one image. Raises as `build`."""
+        key = (image.line.digest, tuple(names))
+        if key not in self._made:
+            self._made[key] = self._say(image, names)
+        return self._made[key]
+
+    def _say(self, image: ImageToAttest, names: Sequence[str]) -> BuiltAttestation:
         digest, subjects = image.line.digest, subjects_of(image.line.digest, names, image.platform)
         statements = []
         if self._spec.provenance is not None and image.predicate is not None:
@@ -65,11 +80,17 @@ class Attester:
             statements.append(Statement(PROVENANCE_TYPE, said, subjects))
         if self._spec.sbom:
             name = Reference.parse(names[0]).short if names else "image"
-            found = inventory(self._layers.view(image.layers), self._layers.files(image.layers))
+            found = self._packages(image.layers)
             created = parse_configuration(self._store.blobs.read(image.config.digest)).created
             listed = document(found, name=name, digest=digest, created=created, tool=f"mbuild-{mbuild_version()}")
             statements.append(Statement(SPDX_TYPE, listed, subjects))
         return attestation(image.line, statements, self._signer, self._store)
+
+    def _packages(self, layers: tuple[Layer, ...]) -> Inventory:
+        key = tuple(layer.diff_id for layer in layers)
+        if key not in self._found:
+            self._found[key] = inventory(self._layers.view(layers), self._layers.files(layers), self._cancelled)
+        return self._found[key]
 
 
 def _of_built(image: BuiltImage, predicates: Mapping[str, Predicate]) -> ImageToAttest:

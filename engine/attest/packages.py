@@ -7,7 +7,8 @@ makes no sense is left out and counted, so that a list says when it may not be a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import quote
@@ -15,12 +16,15 @@ from urllib.parse import quote
 from engine.attest import readers
 from engine.layers.content import LayerFiles
 from engine.layers.root import Located, RootView
+from machinefile.errors import InterruptedBuildError
 
 MAX_FILES = 100_000
 MAX_FILE_BYTES = 64 << 20
 MAX_TOTAL_BYTES = 512 << 20
 MAX_PACKAGES = 200_000
 
+_MOST_SENSELESS = 1000
+"""Parts of a file that make no sense, before the rest of it is given up."""
 _SMALL = 1 << 20
 """Bytes read of a file that is about one package."""
 _READERS: tuple[tuple[re.Pattern[str], readers.Reader, int], ...] = (
@@ -66,9 +70,10 @@ class _Readable(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
-def inventory(root: RootView, files: LayerFiles) -> Inventory:
+def inventory(root: RootView, files: LayerFiles, cancelled: threading.Event | None = None) -> Inventory:
     """What is installed in the merged file system of layers. Raises UntrustedDataError for a layer that cannot be
-    read."""
+    read, InterruptedBuildError."""
+    stop = cancelled or threading.Event()
     found = list(_wanted(root))
     wanted = found[:MAX_FILES]
     unread, left = len(found) - len(wanted), MAX_TOTAL_BYTES
@@ -85,9 +90,9 @@ def inventory(root: RootView, files: LayerFiles) -> Inventory:
             if path in _RELEASES:
                 release[path] = readers.os_release(data)
                 continue
-            told, whole = _told(_reader(path), data)
+            told, whole = _told(_reader(path), data, MAX_PACKAGES - len(facts), stop)
             unread += not whole
-            facts += ((path, fact) for fact in told[: MAX_PACKAGES - len(facts)])
+            facts += ((path, fact) for fact in told)
     system = next((release[path] for path in reversed(_RELEASES) if path in release), {})
     packages = {_package(path, fact, system) for path, fact in facts}
     return Inventory(tuple(sorted(packages)), unread)
@@ -127,18 +132,20 @@ def _read(content: _Readable, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def _told(reader: Callable[[bytes], Iterator[readers.Fact | None]], data: bytes) -> tuple[list[readers.Fact], bool]:
-    """The packages that a file tells of, and whether all of it made sense."""
+def _told(reader: readers.Reader, data: bytes, most: int, stop: threading.Event) -> tuple[list[readers.Fact], bool]:
+    """The packages that a file tells of, so many at most, and whether that is all and made sense."""
     facts: list[readers.Fact] = []
-    whole = True
+    senseless = 0
     for fact in reader(data):
-        if fact is None or len(facts) >= MAX_PACKAGES:
-            whole = False
-            if fact is not None:
-                break
-        else:
+        if stop.is_set():
+            raise InterruptedBuildError
+        if fact is None:
+            senseless += 1
+        if senseless > _MOST_SENSELESS or (fact is not None and len(facts) >= most):
+            return facts, False
+        if fact is not None:
             facts.append(fact)
-    return facts, whole
+    return facts, not senseless
 
 
 def _package(path: str, fact: readers.Fact, system: Mapping[str, str]) -> Package:

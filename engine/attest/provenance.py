@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 from cache.index import Kind
 from cache.keys import VERSION as KEY_VERSION
@@ -46,18 +47,14 @@ _ONLY_MAX = ("machinefile", "buildArguments", "hiddenBuildArguments", "labels", 
 
 def provenance_of(request: BuildRequest, plan: Plan, graph: BuildGraph, facts: BuildFacts) -> Predicate:
     """What is to be said of the image of one of the plan's graphs, in mode max."""
-    definition = {
-        "buildType": BUILD_TYPE,
-        "externalParameters": _external(request, graph),
-        "internalParameters": {"keyVersion": KEY_VERSION},
-        "resolvedDependencies": list(_dependencies(plan, graph, request.secrets)),
-    }
+    arguments = _Arguments.of(request)
+    definition = _definition(request, plan, graph, arguments)
     return {
         "buildDefinition": definition,
         "runDetails": {
             "builder": {"id": request.attest.builder_id, "version": dict(facts.versions())},
             "metadata": {"invocationId": _identity(definition)},
-            "byproducts": list(_steps(plan, graph, facts.ran)),
+            "byproducts": list(_steps(plan, graph, facts.ran, arguments.veil)),
         },
     }
 
@@ -80,10 +77,22 @@ def reduced(predicate: Predicate, mode: ProvenanceMode) -> Predicate:
     }
 
 
-def keep_provenance(store: Store, digest: str, predicate: Predicate) -> None:
-    """Remember it, so that the image of the store with that manifest can be attested later. One of an exorbitant
-    Machinefile is not kept. Raises StoreError."""
-    if len(canonical(predicate)) <= _LARGEST_KEPT and store.index.get(Kind.PROVENANCE, digest) != predicate:
+def keep_provenance(
+    store: Store, digest: str, request: BuildRequest, plan: Plan, graph: BuildGraph, facts: BuildFacts
+) -> None:
+    """Remember where the image with that manifest came from, so that it can be attested later. What an equal build that
+    ran steps left stays after one that found them all. One of an exorbitant Machinefile is not kept. Raises StoreError,
+    HostError."""
+    if not facts.ran and (kept := kept_provenance(store, digest)) is not None:
+        details = _part(kept, "runDetails")
+        asked = _identity(_definition(request, plan, graph, _Arguments.of(request)))
+        if (_part(details, "metadata").get("invocationId"), _part(details, "builder").get("id")) == (
+            asked,
+            request.attest.builder_id,
+        ):
+            return
+    predicate = provenance_of(request, plan, graph, facts)
+    if len(canonical(predicate)) <= _LARGEST_KEPT:
         store.index.put(Kind.PROVENANCE, digest, predicate)
 
 
@@ -103,19 +112,45 @@ def _part(value: Predicate, name: str) -> Predicate:
     return {str(key): one for key, one in found.items()} if isinstance(found, Mapping) else {}
 
 
-def _external(request: BuildRequest, graph: BuildGraph) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class _Arguments:
+    """The build arguments of a build."""
+
+    told: Pairs
+    hidden: tuple[str, ...]
+    """The names of those whose values are not told."""
+    veil: Secrets
+    """The secrets and those values: instructions and addresses have them in the place of variables."""
+
+    @classmethod
+    def of(cls, request: BuildRequest) -> _Arguments:
+        given, secrets = request.options.build_args, request.secrets
+        told, hidden = _split(given, secrets)
+        values = tuple((name, value.encode("utf-8", "surrogateescape")) for name, value in given if name in hidden)
+        return cls(told, hidden, Secrets((*secrets.values, *values)) if values else secrets)
+
+
+def _definition(request: BuildRequest, plan: Plan, graph: BuildGraph, arguments: _Arguments) -> dict[str, object]:
+    return {
+        "buildType": BUILD_TYPE,
+        "externalParameters": _external(request, graph, arguments),
+        "internalParameters": {"keyVersion": KEY_VERSION},
+        "resolvedDependencies": list(_dependencies(plan, graph, arguments.veil)),
+    }
+
+
+def _external(request: BuildRequest, graph: BuildGraph, arguments: _Arguments) -> dict[str, object]:
     options, source = request.options, request.machinefile.source
     text = source.text.encode("utf-8", "surrogateescape")
-    arguments, hidden = _split(options.build_args, request.secrets)
-    masked = request.secrets.masked
+    masked = arguments.veil.masked
     shape = options.shape
     return {
-        "machinefile": masked(source.text).encode("utf-8", "replace").decode(),
+        "machinefile": masked(without_password(source.text)).encode("utf-8", "replace").decode(),
         "machinefileDigest": {"sha256": hashlib.sha256(text).hexdigest()},
         "target": graph.target,
         "platform": str(graph.platform),
-        "buildArguments": dict(sorted(arguments)),
-        "hiddenBuildArguments": sorted(hidden),
+        "buildArguments": {name: masked(value) for name, value in sorted(arguments.told)},
+        "hiddenBuildArguments": sorted(arguments.hidden),
         "labels": {name: masked(value) for name, value in sorted(options.labels)},
         "options": {
             "network": options.network.value,
@@ -187,14 +222,15 @@ def remote_dependency(operation: RemoteSource, secrets: Secrets) -> dict[str, ob
     return {"uri": secrets.masked(without_password(operation.url)), "digest": {algorithm: value}}
 
 
-def _steps(plan: Plan, graph: BuildGraph, ran: Collection[str]) -> Iterator[dict[str, object]]:
+def _steps(plan: Plan, graph: BuildGraph, ran: Collection[str], veil: Secrets) -> Iterator[dict[str, object]]:
     for step in graph.steps:
         if step.makes_layer:
             result = "run" if step.id in ran else "hit"
+            shown = veil.masked(without_password(step.instruction))
             yield {
                 "name": step.id,
                 "digest": {"sha256": plan.step(step.id).key.removeprefix("sha256:")},
-                "annotations": {"kind": "step", "instruction": step.instruction, "result": result},
+                "annotations": {"kind": "step", "instruction": shown, "result": result},
             }
 
 

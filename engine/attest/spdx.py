@@ -6,6 +6,7 @@ The same image gives the same bytes: nothing is random, and its time is that of 
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 
 from engine.attest.packages import Inventory, Package
 from engine.attest.statement import Predicate
@@ -13,10 +14,11 @@ from engine.attest.statement import Predicate
 _NONE = "NOASSERTION"
 _DOCUMENT = "SPDXRef-DOCUMENT"
 _IMAGE = "SPDXRef-Image"
+_NO_TIME = "1970-01-01T00:00:00Z"
 
 
 def document(found: Inventory, *, name: str, digest: str, created: str, tool: str) -> Predicate:
-    """The document about the image with that manifest. `created` is the image's own time (RFC 3339, in UTC)."""
+    """The document about the image with that manifest. `created` is the image's own time (RFC 3339), or nothing."""
     value: dict[str, object] = {
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
@@ -24,7 +26,7 @@ def document(found: Inventory, *, name: str, digest: str, created: str, tool: st
         "name": name,
         # The form for who has no site of their own; the digest in place of the random number asked for is as unique.
         "documentNamespace": f"https://spdx.org/spdxdocs/mbuild-{_short(digest, tool, str(found.unread))}",
-        "creationInfo": {"created": created, "creators": [f"Tool: {tool}"]},
+        "creationInfo": {"created": _whole_seconds(created), "creators": [f"Tool: {tool}"]},
     }
     if found.unread:
         value["comment"] = f"{found.unread} files about packages could not be read whole: there may be more packages"
@@ -68,6 +70,17 @@ def _described(package: Package, identity: str) -> dict[str, object]:
             {"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl", "referenceLocator": package.purl}
         ],
     }
+
+
+def _whole_seconds(created: str) -> str:
+    """SPDX has no other times than of whole seconds in UTC. An image need not say when it was made."""
+    try:
+        time = datetime.fromisoformat(created)
+        if time.tzinfo is None:
+            return _NO_TIME
+        return time.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
+    except (ValueError, OverflowError):
+        return _NO_TIME
 
 
 def _relation(one: str, kind: str, other: str) -> dict[str, object]:

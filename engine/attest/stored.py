@@ -17,7 +17,7 @@ from engine.images.descriptor import Descriptor
 from engine.images.manifest import Index, Manifest, parse_manifest
 from engine.images.reference import Reference
 from engine.imagestore import find, keep
-from machinefile.errors import UsageError
+from machinefile.errors import UntrustedDataError, UsageError
 
 
 def attest_stored(store: Store, attester: Attester, name: str, *, provenance: bool) -> NamedImage:
@@ -72,6 +72,8 @@ def _image(store: Store, line: Descriptor, name: str, *, provenance: bool) -> Im
             hint="build it with --provenance; or ask for --type sbom alone",
         )
     configuration = parse_configuration(store.blobs.read(manifest.config.digest))
+    if len(configuration.diff_ids) != len(manifest.layers):
+        raise UntrustedDataError(f"{name}: its configuration has not one diff id a layer", code="manifest-invalid")
     layers = tuple(
         Layer(diff_id, layer.digest, layer.size, mediatype.as_oci(layer.media_type) or mediatype.OCI_LAYER_GZIP)
         for layer, diff_id in zip(manifest.layers, configuration.diff_ids, strict=True)

@@ -36,15 +36,17 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     parser.add_argument(
         "--mode",
         choices=[mode.value for mode in ProvenanceMode],
-        default=ProvenanceMode.MIN.value,
+        default="",
         help="how much the provenance says (default: min)",
     )
     parser.add_argument("--key", default="", metavar="FILE", help="sign with this private key: Ed25519 or P-256")
     parser.add_argument("name", metavar="IMAGE", help="the name it has in the store")
     options = parser.parse_args(arguments)
     types = options.type or ["sbom"]
+    if options.mode and "provenance" not in types:
+        parser.error("--mode is for --type provenance")
     spec = AttestSpec(
-        ProvenanceMode(options.mode) if "provenance" in types else None,
+        ProvenanceMode(options.mode or ProvenanceMode.MIN.value) if "provenance" in types else None,
         DEFAULT_BUILDER,
         "sbom" in types,
         Path(options.key) if options.key else None,
@@ -59,6 +61,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         open_images(options.cache_dir, display, cancelled, registry_flags(options)) as (store, source),
     ):
         layers = LayerStore(store, Bases(store, source, display, cancelled), cancelled=cancelled)
-        done = attest_stored(store, Attester(spec, store, layers), options.name, provenance="provenance" in types)
+        done = attest_stored(
+            store, Attester(spec, store, layers, cancelled), options.name, provenance="provenance" in types
+        )
     print(done.digest)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from engine.attest.spec import DEFAULT_BUILDER, NO_ATTESTATIONS, AttestSpec, ProvenanceMode
 from machinefile.errors import UsageError
 from mbuild.attest import add_attest_options, read_attestations, with_values
+from mbuild.commands.attest import main
 
 MIN = AttestSpec(ProvenanceMode.MIN)
 MAX = AttestSpec(ProvenanceMode.MAX)
@@ -78,3 +80,13 @@ def test_what_is_not_understood_is_refused(words: list[str]) -> None:
     with pytest.raises(UsageError) as refused:
         read(*words)
     assert refused.value.code == "bad-attest"
+
+
+def test_an_option_that_stands_alone_does_not_take_another_option_for_its_value() -> None:
+    words = ("--sbom", "--provenance=mode=max", ".")
+    assert read(*words) == (AttestSpec(ProvenanceMode.MAX, sbom=True), ["."])
+
+
+def test_a_mode_without_a_provenance_is_refused() -> None:
+    with pytest.raises(UsageError, match="--mode is for"):
+        main(["--mode", "max", "app:1"], threading.Event())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cache.collection.policy import Policy
+from engine.attest import make
 from engine.attest.attach import IS_ATTESTATION, REFERENCE_DIGEST, REFERENCE_TYPE
+from engine.attest.dsse import AttestationSigner, Envelope
 from engine.attest.make import Attester
+from engine.attest.packages import inventory
 from engine.attest.provenance import kept_provenance, remote_dependency
 from engine.attest.spec import AttestSpec, ProvenanceMode
+from engine.attest.statement import MEDIA_TYPE
 from engine.attest.stored import attest_stored, attestations_of
 from engine.bases import Bases
 from engine.collection.prune import prune
+from engine.epoch import Epoch
 from engine.images.manifest import Index, parse_manifest
 from engine.images.reference import Reference
 from engine.imagestore import keep, untag
@@ -24,7 +30,7 @@ from engine.layerstore import LayerStore
 from engine.output.spec import parse_output
 from engine.report import BuildReport
 from engine.secrets import Secrets
-from machinefile.errors import UsageError
+from machinefile.errors import UntrustedDataError, UsageError
 from machinefile.platform import Platform
 from machinefile.steps import RemoteSource
 
@@ -138,6 +144,12 @@ def test_a_secret_in_the_file_itself_is_masked(workshop: Workshop) -> None:
     assert "hunter2hunter2" not in json.dumps(said(workshop, report))
 
 
+def test_passwords_in_addresses_are_masked(workshop: Workshop) -> None:
+    predicate = provenance(workshop, attested(workshop, "FROM base\nRUN write a https://me:word@host/\n"))
+    assert predicate["buildDefinition"]["externalParameters"]["machinefile"].endswith("https://***@host/\n")
+    assert "me:word" not in json.dumps(predicate)
+
+
 @pytest.mark.parametrize("text", ["type=docker,dest=x.tar", "type=local,dest=x", "type=tar,dest=x", "type=disk,dest=x"])
 def test_outputs_that_cannot_hold_attestations_are_refused(workshop: Workshop, text: str) -> None:
     with pytest.raises(UsageError) as refused:
@@ -167,7 +179,7 @@ def test_an_image_of_the_store_can_be_attested_later(workshop: Workshop) -> None
     assert again.digest == later.digest, "they take the place of those that were there"
     ((about, _),) = attestations_of(workshop.store, later.digest)
     assert about == report.digest == at_once.digest
-    assert attested(workshop).attested == later.digest
+    assert later.digest == at_once.attested, "the build that found everything did not make it"
 
 
 def test_nothing_is_made_up_of_an_image_from_elsewhere(workshop: Workshop) -> None:
@@ -226,3 +238,78 @@ def test_what_came_from_afar_is_named_without_passwords(
 ) -> None:
     secrets = Secrets((("pw", b"hunter2hunter2"),))
     assert remote_dependency(RemoteSource(url, pinned=pinned), secrets) == {"uri": uri, "digest": digest}
+
+
+def test_a_hidden_argument_is_not_told_where_it_was_put_in(workshop: Workshop) -> None:
+    text = "FROM base\nARG API_TOKEN\nARG N\nCOPY --chmod=0644 a /${API_TOKEN}\nCOPY a /$N\n"
+    workshop.write("a")
+    arguments = (("API_TOKEN", "hunter2hunter2"), ("N", "told"))
+    report = attested(workshop, text, AttestSpec(ProvenanceMode.MAX), build_args=arguments)
+    predicate = provenance(workshop, report)
+    assert "hunter2hunter2" not in json.dumps(predicate)
+    steps = [step["annotations"]["instruction"] for step in predicate["runDetails"]["byproducts"]]
+    assert steps == ["COPY --chmod=0644 a /***", "COPY a /told"]
+
+
+def test_a_build_that_finds_everything_asks_nobody_for_versions(workshop: Workshop) -> None:
+    asked = []
+    driver = replace(workshop.driver, versions=lambda: (asked.append(1), (("qemu", "7.2"),))[1])
+    request = workshop.request(TEXT, names=("docker.io/library/app:1",))
+    digest = driver.build(request).digest
+    assert asked == [1]
+    kept = kept_provenance(workshop.store, digest)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.attest.version.mbuild_version", lambda: pytest.fail("a cached build pays for this"))
+        assert driver.build(request).digest == digest
+    assert kept_provenance(workshop.store, digest) == kept, "of the build that ran the steps"
+    assert asked == [1]
+    driver.build(replace(request, attest=AttestSpec(builder_id="https://ci.example")))
+    other = kept_provenance(workshop.store, digest)
+    assert other is not None
+    assert other != kept
+    driver.build(replace(request, options=replace(request.options, target="one")))
+    driver.build(replace(request, options=replace(request.options, labels=(("x", "y"),))))
+    assert kept_provenance(workshop.store, digest) != other, "the same image, asked for in another way"
+
+
+def test_what_goes_to_several_places_is_read_and_signed_once(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    monkeypatch.setattr(make, "inventory", lambda *given: (read.append(1), inventory(*given))[1])
+    signed = []
+
+    def sign(self: AttestationSigner, payload: bytes) -> Envelope:
+        signed.append(payload)  # as where each signature is another one
+        return Envelope(MEDIA_TYPE, payload, ((self.key_id, b"%d" % len(signed)),))
+
+    monkeypatch.setattr(AttestationSigner, "sign", sign)
+    key = tmp_path / "key"
+    argv = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key]
+    subprocess.run(argv, check=True, capture_output=True, timeout=30)
+    texts = (f"type=oci,dest={tmp_path / 'same'}", f"type=oci,dest={tmp_path / 'other'},compression=zstd")
+    report = attested(workshop, spec=replace(MAX, key=key), outputs=tuple(map(parse_output, texts)))
+    (line,) = json.loads((tmp_path / "same/index.json").read_bytes())["manifests"]
+    named = workshop.store.names.get("docker.io/library/app:1")
+    assert named is not None
+    assert line["digest"] == named.digest == report.attested
+    assert read == [1]
+    assert len(signed) == 4, "two statements about each form of the image"
+
+
+def test_an_image_that_contradicts_itself_is_refused(workshop: Workshop) -> None:
+    report = workshop.build(TEXT)
+    manifest, _ = workshop.image(report.digest)
+    data = replace(manifest, layers=manifest.layers[:1]).to_json()
+    digest = workshop.store.blobs.put(data)
+    keep(workshop.store, Reference.parse("odd"), digest, len(data), manifest.media_type)
+    with pytest.raises(UntrustedDataError) as refused:
+        attest_stored(workshop.store, attester(workshop, AttestSpec(sbom=True)), "odd", provenance=False)
+    assert refused.value.code == "manifest-invalid"
+
+
+def test_the_list_of_packages_has_the_time_of_the_image(workshop: Workshop) -> None:
+    request = workshop.request(TEXT, names=("docker.io/library/app:1",))
+    epoch = Epoch(1_700_000_000)
+    report = workshop.driver.build(replace(request, epoch=epoch, attest=MAX))
+    assert said(workshop, report)["https://spdx.dev/Document"]["creationInfo"]["created"] == "2023-11-14T22:13:20Z"

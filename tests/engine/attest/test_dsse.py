@@ -120,3 +120,19 @@ def test_keys_of_other_kinds_are_refused(algorithm: tuple[str, ...], tmp_path: P
         with pytest.raises(UsageError) as refused:
             read()
         assert refused.value.code == "signing-key"
+
+
+def test_an_envelope_that_would_grow_when_it_is_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("json.loads", lambda text: pytest.fail("it is read"))
+    with pytest.raises(UntrustedDataError) as refused:
+        parse_envelope(b'{"x":[' + b"[]," * 2000 + b"0]}")
+    assert refused.value.code == "attestation-invalid"
+
+
+def test_a_file_of_keys_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    _, public = key_pair(tmp_path, "ed25519")
+    public.write_bytes(public.read_bytes() + b"#" * (64 << 10) + public.read_bytes())
+    with pytest.raises(UsageError) as refused:
+        AttestationVerifier.from_files([public])
+    assert refused.value.code == "signing-key"
+    assert "longer" in refused.value.message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from engine.bases import Bases
 from engine.layers.entry import Entry, EntryType
 from engine.layers.tarwrite import Item
 from engine.layerstore import LayerStore
+from machinefile.errors import InterruptedBuildError
 
 if TYPE_CHECKING:
     from conftest import Workshop
@@ -157,3 +159,48 @@ def test_a_document_has_what_the_specification_asks_for(workshop: Workshop) -> N
     assert all({"name", "SPDXID", "downloadLocation"} <= set(package) for package in said["packages"])
     related = {one["relatedSpdxElement"] for one in said["relationships"]}
     assert related == set(identities)
+
+
+@pytest.mark.parametrize(
+    ("created", "told"),
+    [
+        ("2024-05-06T07:08:09.123456789Z", "2024-05-06T07:08:09Z"),
+        ("2024-05-06T07:08:09+02:00", "2024-05-06T05:08:09Z"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
+        ("0001-01-01T00:00:00+14:00", "1970-01-01T00:00:00Z"),
+        ("2024-05-06", "1970-01-01T00:00:00Z"),
+        ("", "1970-01-01T00:00:00Z"),
+        ("yesterday", "1970-01-01T00:00:00Z"),
+    ],
+)
+def test_a_document_s_time_is_one_that_spdx_has(created: str, told: str) -> None:
+    said = document(packages.Inventory(()), name="a", digest="sha256:" + "a" * 64, created=created, tool="mbuild-1")
+    assert said["creationInfo"] == {"created": told, "creators": ["Tool: mbuild-1"]}
+
+
+def test_packages_beyond_the_most_that_are_listed_are_told_of(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "MAX_PACKAGES", 2)
+    many = [item(f"node_modules/{name}/package.json", b'{"name":"z","version":"1"}') for name in "abc"]
+    found = found_in(workshop, many)
+    assert (len(found.packages), found.unread) == (2, 1)
+
+
+def test_a_file_of_nonsense_is_given_up(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "_MOST_SENSELESS", 2)
+    first, last = b"Package: a\nVersion: 1\n\n", b"Package: b\nVersion: 1\n"
+    for senseless, told in ((2, ["a", "b"]), (3, ["a"])):
+        found = found_in(workshop, [item("var/lib/dpkg/status", first + b"Package: !\n\n" * senseless + last)])
+        assert [package.name for package in found.packages] == told
+        assert found.unread == 1
+
+
+def test_reading_packages_can_be_interrupted(workshop: Workshop) -> None:
+    store = LayerStore(workshop.store, Bases(workshop.store, workshop.source, workshop.events.append))
+    layer = store.write([item("var/lib/dpkg/status", STATUS)])
+    assert layer is not None
+    cancelled = threading.Event()
+    cancelled.set()
+    with pytest.raises(InterruptedBuildError):
+        inventory(store.view((layer,)), store.files((layer,)), cancelled)

@@ -18,6 +18,7 @@ from cache.blobs import BlobWriter
 from cache.carry.place import CachePlace
 from cache.results import Layer
 from cache.store import Store
+from engine.attest.spec import AttestSpec, ProvenanceMode
 from engine.carry.sources import Trust
 from engine.carry.spec import CacheSource, CacheType
 from engine.driver import Driver
@@ -634,3 +635,20 @@ def test_caches_need_somebody_who_opens_them(elsewhere: Elsewhere) -> None:
     with pytest.raises(UsageError) as caught:
         driver.build(elsewhere.request(TEXT))
     assert caught.value.code == "cache-unsupported"
+
+
+@pytest.mark.parametrize("sbom", [False, True])
+def test_a_push_with_attestations_fetches_what_they_are_made_of(elsewhere: Elsewhere, sbom: bool) -> None:
+    cold = elsewhere.fill()
+    manifest, _ = elsewhere.first.image(cold.digest)
+    layers = {layer.digest for layer in manifest.layers}
+    elsewhere.registry_has = {manifest.config.digest, *layers}
+    elsewhere.first.source.fetched.clear()
+    said = AttestSpec(ProvenanceMode.MAX, sbom=sbom)
+    report = elsewhere.driver.build(replace(elsewhere.request(TEXT, outputs=PUSHED), attest=said))
+    assert (report.digest, report.run) == (cold.digest, 0)
+    fetched = {*elsewhere.place.fetched, *elsewhere.first.source.fetched}
+    assert fetched == (layers if sbom else set())
+    (sent,) = elsewhere.pushed
+    assert {report.digest} < set(sent), "the image's manifest, and those of what is said about it"
+    assert sum(b"in-toto.io/Statement" in data for data in sent.values()) == 1 + sbom
