@@ -140,7 +140,7 @@ def test_the_files_of_another_platform_can_be_looked_into(workshop: Workshop) ->
 def test_an_image_without_a_name_is_refused_before_anything_is_built(workshop: Workshop, output: str) -> None:
     specification = parse_output(output)
     driver = workshop.driver
-    driver.push = lambda built, names, open_blob: None
+    driver.push = lambda built, names, open_blob, check: None
     with pytest.raises(UsageError) as caught:
         driver.build(workshop.request("FROM base\nRUN write a b\n", outputs=(specification,)))
     assert caught.value.code == "output-nameless"
@@ -175,7 +175,7 @@ def test_compressing_ends_when_the_build_is_stopped(workshop: Workshop, monkeypa
         workshop.cancelled.set()
         return assemble(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("engine.driver.assemble", stop_and_assemble)
+    monkeypatch.setattr("engine.finishing.assemble", stop_and_assemble)
     with pytest.raises(InterruptedBuildError):
         workshop.build("FROM base\nCOPY <<EOF /f\nx\nEOF\n")
 
