@@ -141,3 +141,9 @@ def start_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
             return stack.enter_context(_serving(folder, login=login, certificate=certificate, auth=auth))
 
         yield start
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name bytes by their number: the processes that run tests side by side must agree on all names, and a gzip header
+    has the second in which it was made."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) and len(val) > 16 else None
