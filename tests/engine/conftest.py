@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from layer_support import changes_of, file_item, obey, tar_of
 
 from cache.store import Store
 from engine.driver import Driver
@@ -16,18 +16,16 @@ from engine.events import Event
 from engine.images.config import ImageConfiguration, parse_configuration
 from engine.images.fake import FakeImageSource
 from engine.images.manifest import Manifest, parse_manifest
-from engine.layers.changes_write import write_changes
 from engine.layers.compression import decompress
 from engine.layers.entry import Entry, EntryType
 from engine.layers.limits import LayerLimits
 from engine.layers.tarread import LayerReader
-from engine.layers.tarwrite import Item, write_layer
+from engine.layers.tarwrite import Item
 from engine.lookup import CachePolicy
 from engine.output.spec import OutputSpec
 from engine.plan import Plan
 from engine.report import BuildReport
 from engine.request import BuildRequest
-from engine.vm.execution import Execution
 from engine.vm.fake import FakeSandbox
 from machinefile.ignore import IgnoreRules
 from machinefile.imageconfig import ImageConfig
@@ -35,41 +33,9 @@ from machinefile.options import BuildOptions
 from machinefile.parser import parse
 from machinefile.source import Source
 
+__all__ = ["FakeImageSource", "FakeSandbox", "Workshop", "changes_of", "file_item", "obey", "tar_of"]
+
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\nada:x:1000:1001:Ada:/home/ada:/bin/sh\n"
-
-
-def file_item(path: str, content: bytes, mode: int = 0o644, uid: int = 0, gid: int = 0) -> Item:
-    """A file with content."""
-    return Item(Entry(path, EntryType.FILE, mode, uid, gid, size=len(content)), lambda: io.BytesIO(content))
-
-
-def tar_of(*items: Item) -> bytes:
-    """A layer of these entries."""
-    out = io.BytesIO()
-    write_layer(items, out)
-    return out.getvalue()
-
-
-def changes_of(*items: Item) -> bytes:
-    """What a guest would say if it had made these entries."""
-    out = io.BytesIO()
-    write_changes(items, out)
-    return out.getvalue()
-
-
-def obey(execution: Execution) -> tuple[int, bytes, bytes]:
-    """A command language for tests: `write PATH TEXT`, `fail CODE`, `nothing`, `environment PATH`."""
-    words = execution.argv[-1].split(" ", 2)
-    match words:
-        case ["write", path, text]:
-            return 0, f"wrote {path}\n".encode(), changes_of(file_item(path, text.encode()))
-        case ["fail", code]:
-            return int(code), b"it failed\n", b""
-        case ["environment", path]:
-            seen = "\n".join(f"{name}={value}" for name, value in execution.environment)
-            return 0, b"", changes_of(file_item(path, seen.encode()))
-        case _:
-            return 0, b"", changes_of()
 
 
 @dataclass

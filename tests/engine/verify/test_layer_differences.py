@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from verify_support import file_item, tar_of
+from layer_support import file_item, tar_of
 
 from engine.layers.content import Contents, LayerFiles
 from engine.layers.entry import Entry, EntryType

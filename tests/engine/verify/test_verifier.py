@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from verify_support import changes_of, file_item, obey, tar_of
+from layer_support import changes_of, file_item, obey, tar_of
 
 from cache.store import Store
 from engine.driver import Driver
