@@ -23,7 +23,8 @@ from engine.output.image import BuiltImage, rfc3339
 from engine.steps.run import identity_of, with_home
 from engine.vm.agent import agent_path
 from engine.vm.execution import Execution, GuestFile
-from engine.vm.frozen import MACHINE_ID, Freezer, Frozen, disk_errors
+from engine.vm.freezer import Freezer
+from engine.vm.frozen import MACHINE_ID, Frozen, disk_errors
 from engine.vm.qemu import QemuHypervisor
 from machinefile.errors import InterruptedBuildError, MbuildError, StepError
 from machinefile.imageconfig import ImageConfig

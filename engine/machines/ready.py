@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engine.vm.execution import Ending, Output
-from engine.vm.frozen import Starting
+from engine.vm.starting import Starting
 from machinefile.errors import StepError
 from machinefile.imageconfig import ImageConfig
 from machinefile.steps import Snapshot

@@ -12,9 +12,9 @@ from engine.machines.library import Machine
 from engine.runner import DEFAULT_HOSTNAME, RunRequest, argv_of
 from engine.steps.run import with_terminal
 from engine.vm.execution import Execution, Output
-from engine.vm.frozen import Identity, restore
 from engine.vm.portforward import PortForward
 from engine.vm.qemu import QemuHypervisor
+from engine.vm.restored import Identity, restore
 from machinefile.errors import UsageError
 from machinefile.steps import MachineShape
 

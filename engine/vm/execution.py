@@ -103,6 +103,13 @@ class Result:
     """Whether the disks of the cache mounts were let go of in order, so that they can be kept."""
 
 
+def result_of(status: int) -> Result:
+    """How a process with that wait status ended. Source: wait(2)."""
+    if status & 0x7F:
+        return Result(Ending.SIGNALLED, 128 + (status & 0x7F))
+    return Result(Ending.EXITED, status >> 8 & 0xFF)
+
+
 class Sandbox(Protocol):
     """Runs commands apart from the host."""
 

@@ -148,6 +148,10 @@ def start(
         yield QemuMachine(child, agent, qmp, folder, wires.pump if wires is not None else None)
 
 
+ANSWERS_TO_RESTORE = 3
+"""How many answers the QMP session of a restored machine begins with, for what was asked of it in advance."""
+
+
 def _restore_requests(descriptor: int) -> bytes:
     ignore_shared = [{"capability": "x-ignore-shared", "state": True}]
     return (

@@ -15,7 +15,7 @@ from engine.events import Observer, ignore
 from engine.vm import guest, guestmounts
 from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError, StepTimeoutError
 from engine.vm.disks import Disks, make_disks, scratch_image
-from engine.vm.execution import Ending, Execution, Output, Result
+from engine.vm.execution import Ending, Execution, Output, Result, result_of
 from engine.vm.forward import Forwarder
 from engine.vm.gates import gate_of
 from engine.vm.hypervisor import Attachments, Autopsy, Hypervisor, Machine, Template
@@ -261,7 +261,8 @@ def _run_command(run: _Run, execution: Execution, output: Output) -> Result:
             status = channel.wait_exit(process, execution.timeout)
     except StepTimeoutError:
         return _time_out(channel, process, execution)
-    ending, code = _read_status(status)
+    ended = result_of(status)
+    ending, code = ended.ending, ended.code
     if ending is not Ending.EXITED or code:
         kernel, disk, *caches = channel.call([*guest.look(), *guestmounts.look_at_caches(execution)], _ATTACH_TIMEOUT)
         if _killed_for_memory(kernel):
@@ -335,12 +336,6 @@ def _broken_down(autopsy: Autopsy) -> HostError:
         code=code,
         hint="run the step again; if it breaks down each time, give it more memory with MACHINE memory=",
     )
-
-
-def _read_status(status: int) -> tuple[Ending, int]:
-    if status & 0x7F:
-        return Ending.SIGNALLED, 128 + (status & 0x7F)
-    return Ending.EXITED, status >> 8 & 0xFF
 
 
 def _killed_for_memory(vmstat: Values) -> bool:

@@ -9,8 +9,8 @@ import pytest
 
 from engine.vm.channel import Channel
 from engine.vm.execution import Execution
-from engine.vm.frozen import Starting
 from engine.vm.protocol import Decoder, Frame, Op, pack
+from engine.vm.starting import Starting
 
 
 def agent(end: socket.socket, *, fails: bool) -> None:

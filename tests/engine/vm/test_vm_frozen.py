@@ -9,7 +9,9 @@ import pytest
 from vm_support import SHAPE, make_sandbox
 
 from engine.vm.execution import Ending, Execution
-from engine.vm.frozen import Freezer, Identity, Starting, restore
+from engine.vm.freezer import Freezer
+from engine.vm.restored import Identity, restore
+from engine.vm.starting import Starting
 
 pytestmark = pytest.mark.vm
 
