@@ -13,6 +13,7 @@ from cache.store import Store
 from engine.bases import Bases
 from engine.context import BuildContext, UsedFiles
 from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
+from engine.following import next_runs
 from engine.labels import labels_of
 from engine.layerstore import LayerStore
 from engine.lookup import Results
@@ -73,6 +74,7 @@ class Build:
             if planned.result is not None or isinstance(planned.step.operation, From)
         }
         self._labels: dict[str, str] = {}
+        self._next_runs: Mapping[str, Run] = {}
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
         self._lost: dict[str, LostLayerError] = {}
@@ -94,6 +96,7 @@ class Build:
         goals = goals or self._plan.results
         to_run = self._plan.to_run(goals)
         missing = {planned.step.id for planned in to_run}
+        self._next_runs = next_runs(to_run)
         if missing:
             self._known.look_elsewhere()
         shown = [
@@ -121,7 +124,10 @@ class Build:
             jobs += [
                 Job(f"layers of {one}", {one, self._plan.root_of(one)}, partial(self._complete, one)) for one in goals
             ]
-        carry_out(jobs, self._jobs, self._cancelled)
+        try:
+            carry_out(jobs, self._jobs, self._cancelled)
+        finally:
+            self._sandbox.forget()
         for lost in self._lost.values():
             raise lost
         return tuple(self._results[step_id] for step_id in goals)
@@ -292,6 +298,7 @@ class Build:
                     self.provisions,
                     self.mounts,
                     lambda log: self._reached(step, log),
+                    self._next_runs.get(step.id),
                 )
             case Copy() as operation:
                 match operation.origin:

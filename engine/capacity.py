@@ -109,7 +109,11 @@ class BoundedSandbox:
         with self._capacity.room(shape, cancelled):
             self._sandbox.merge(newer, into, shape, cancelled)
 
+    def forget(self) -> None:
+        """As the sandbox does it."""
+        self._sandbox.forget()
+
     @property
     def starts(self) -> int:
-        """How many microVMs were restored so far."""
+        """How many microVMs commands were run in so far."""
         return self._sandbox.starts

@@ -27,6 +27,10 @@ class LazySandbox:
     def merge(self, newer: Path, into: Path, shape: MachineShape, cancelled: threading.Event) -> None:
         self._sandbox().merge(newer, into, shape, cancelled)
 
+    def forget(self) -> None:
+        if self._made is not None:
+            self._made.forget()
+
     def _sandbox(self) -> Sandbox:
         with self._lock:
             if self._made is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cache.results import Layer
 from engine.layers.entry import NORMAL_TIME
@@ -15,7 +16,7 @@ from engine.sshagent import agent_sockets, with_agent
 from engine.steps.mounts import MountMaker, Prepared
 from engine.steps.provisions import Provisions
 from engine.steps.proxies import for_guest
-from engine.vm.execution import Ending, Execution, GuestFile, Identity, Output, Result, Sandbox
+from engine.vm.execution import Ending, Execution, GuestFile, Identity, Outlook, Output, Result, Sandbox
 from engine.vm.network.gate import EgressLog
 from machinefile.durations import format_duration
 from machinefile.errors import StepError
@@ -36,8 +37,10 @@ def run_step(
     provisions: Provisions,
     mounts: MountMaker,
     reached: Callable[[EgressLog], None] = lambda log: None,
+    then: Run | None = None,
 ) -> Layer | None:
     """Run the command; give the layer it made, None when it changed nothing. `reached` is told, once, what it reached.
+    `then` is a command that is going to run on top of it.
 
     Raises StepError: `user-unknown`, `run-failed`, `run-killed`, `run-out-of-memory`, `run-out-of-disk`,
     `run-timed-out`, `secret-leaked`, `mount-target`; MachinefileError (`source-missing`); HostError;
@@ -46,6 +49,8 @@ def run_step(
     masker = MaskedOutput(provisions.secrets, output)
     with mounts.prepared(operation, below, cancelled) as prepared:
         execution = execution_of(operation, below, layers, provisions, prepared)
+        if then is not None:
+            execution = replace(execution, then=_outlook(then, execution.disks, provisions))
         with masker, sandbox.execute(execution, masker.write, cancelled) as result:
             masker.close()
             result = replace(result, egress=_masked(result.egress, provisions.secrets))
@@ -88,6 +93,12 @@ def execution_of(
         privileged=operation.privileged,
         timeout=provisions.step_timeout,
     )
+
+
+def _outlook(operation: Run, disks: tuple[Path, ...], provisions: Provisions) -> Outlook:
+    """What is known of a command that will run on top of those disks. See `execution_of`."""
+    _, loopback_ports = for_guest(operation.proxy)
+    return Outlook(disks, operation.shape, operation.network, operation.hosts, provisions.egress, loopback_ports)
 
 
 def _environment(operation: Run, proxy: Pairs) -> Pairs:

@@ -47,6 +47,10 @@ class ShiftedSandbox:
         """As of Sandbox."""
         self.sandbox.merge(newer, into, shape, cancelled)
 
+    def forget(self) -> None:
+        """As of Sandbox."""
+        self.sandbox.forget()
+
 
 class BackwardContext(Context):
     """A context whose directories the file system lists the other way round."""

@@ -138,6 +138,13 @@ class Channel:
             posted.append((tag, command))
         return posted
 
+    def push(self) -> None:
+        """Send of what was posted as much as goes at once. Raises GuestGoneError."""
+        before = -1
+        while self._unsent and before != len(self._unsent):
+            before = len(self._unsent)
+            self._send()
+
     def collect(self, posted: Sequence[tuple[int, Command]], timeout: float) -> list[Values]:
         """Wait for the answers to commands posted before; see `call`."""
         deadline = time.monotonic() + timeout

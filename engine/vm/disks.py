@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ LAYER_LIMIT = 250
 """Layers that one root may have: a disk has at most 255 partitions."""
 CHANGES_SIZE = 1 << 40
 """Bytes of the disk that the changed files are written to; sparse, so that it costs what is written."""
+SPARE_SIZE = 64 << 20
+"""Bytes that a layer may have which comes on top of a disk that was made ahead: it is copied."""
 LEAD = 4096
 """Bytes of zeros before the first layer: no kernel finds a partition table there, whatever is in a layer."""
 _SCRATCH_VERSION = 1
@@ -68,13 +71,39 @@ class Disks:
     writable: str
     map: DiskMap
     changes: Path
+    spare: tuple[Region, ...] = ()
+    """Where layers may still come; the files that are to hold them lie beside `changes`."""
+
+    def room_for(self, layers: Sequence[Path]) -> bool:
+        """Whether these can still be laid on top."""
+        if len(layers) > len(self.spare):
+            return False
+        try:
+            return all(layer.stat().st_size <= SPARE_SIZE for layer in layers)
+        except OSError:
+            return False
+
+    def add(self, layers: Sequence[Path]) -> tuple[Region, ...]:
+        """Lay layers on top, lowest first, on a disk that is in use; gives where they are. Raises HostError."""
+        regions = []
+        for number, (layer, region) in enumerate(zip(layers, self.spare, strict=False)):
+            with _disk_errors(self.changes.parent):
+                copy_into(layer, self.changes.with_name(f"spare-{number}"))
+                regions.append(Region(region.start, _whole_sectors(layer)))
+        return tuple(regions)
 
 
 def make_disks(
-    folder: Path, layers: Sequence[Path], scratch: Path, extra: Sequence[Path] = (), caches: Sequence[Path] = ()
+    folder: Path,
+    layers: Sequence[Path],
+    scratch: Path,
+    extra: Sequence[Path] = (),
+    caches: Sequence[Path] = (),
+    *,
+    spare: int = 0,
 ) -> Disks:
     """Make the descriptors and the files behind them in a machine's folder. `extra`: further layers, for mounts;
-    `caches`: disks that are written to where they are.
+    `caches`: disks that are written to where they are; `spare`: how many layers may be added later.
 
     Raises HostError: `layer-missing`, `layers-too-many`, `disk-unusable`.
     """
@@ -84,8 +113,8 @@ def make_disks(
             code="layers-too-many",
             hint="merge some of the base image's layers",
         )
-    try:
-        parts = _write_layers(folder, (*layers, *extra))
+    with _disk_errors(folder):
+        parts = _write_layers(folder, (*layers, *extra), spare)
         size = scratch.stat().st_size
         copy_sparse(scratch, folder / "scratch")
         with (folder / "changes").open("wb") as changes:
@@ -95,39 +124,57 @@ def make_disks(
             (folder / f"cache-{number}").symlink_to(cache.absolute())
             writable.append(Extent(f"cache-{number}", cache.stat().st_size))
         (folder / "writable.vmdk").write_text(vmdk_descriptor(writable))
+    first, second, *others = lay_out([extent.length for extent in writable])
+    known, others_known = parts[: len(layers)], parts[len(layers) : len(parts) - spare]
+    where = DiskMap(known, first, second, others_known, tuple(others))
+    spares = parts[len(parts) - spare :]
+    return Disks("layers.vmdk" if parts else None, "writable.vmdk", where, folder / "changes", spares)
+
+
+def _write_layers(folder: Path, layers: Sequence[Path], spare: int) -> tuple[Region, ...]:
+    if not layers and not spare:
+        return ()
+    extents = [Extent("lead", LEAD)]
+    (folder / "lead").write_bytes(b"\0" * LEAD)
+    for number, layer in enumerate(layers):
+        size = _whole_sectors(layer)
+        (folder / str(number)).symlink_to(layer.absolute())
+        extents.append(Extent(str(number), size))
+    for number in range(spare):
+        with (folder / f"spare-{number}").open("wb") as file:
+            file.truncate(SPARE_SIZE)
+        extents.append(Extent(f"spare-{number}", SPARE_SIZE))
+    (folder / "layers.vmdk").write_text(vmdk_descriptor(extents))
+    return lay_out([extent.length for extent in extents[1:]], LEAD)
+
+
+def _whole_sectors(layer: Path) -> int:
+    """The length of a layer's disk in bytes."""
+    try:
+        size = layer.stat().st_size
+    except FileNotFoundError as error:
+        raise HostError(
+            f"the layer {layer} is gone", code="layer-missing", hint="build again with --no-cache"
+        ) from error
+    if size % SECTOR:
+        raise HostError(
+            f"the layer {layer} is no whole number of {SECTOR}-byte sectors",
+            code="layer-cut",
+            hint="build again with --no-cache",
+        )
+    return size
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise HostError(
             f"the microVM's disks cannot be made in {folder}: {error.strerror}",
             code="disk-unusable",
             hint="free space there, or choose another folder with --cache-dir",
         ) from error
-    first, second, *others = lay_out([extent.length for extent in writable])
-    where = DiskMap(parts[: len(layers)], first, second, parts[len(layers) :], tuple(others))
-    return Disks("layers.vmdk" if parts else None, "writable.vmdk", where, folder / "changes")
-
-
-def _write_layers(folder: Path, layers: Sequence[Path]) -> tuple[Region, ...]:
-    if not layers:
-        return ()
-    extents = [Extent("lead", LEAD)]
-    (folder / "lead").write_bytes(b"\0" * LEAD)
-    for number, layer in enumerate(layers):
-        try:
-            size = layer.stat().st_size
-        except FileNotFoundError as error:
-            raise HostError(
-                f"the layer {layer} is gone", code="layer-missing", hint="build again with --no-cache"
-            ) from error
-        if size % SECTOR:
-            raise HostError(
-                f"the layer {layer} is no whole number of {SECTOR}-byte sectors",
-                code="layer-cut",
-                hint="build again with --no-cache",
-            )
-        (folder / str(number)).symlink_to(layer.absolute())
-        extents.append(Extent(str(number), size))
-    (folder / "layers.vmdk").write_text(vmdk_descriptor(extents))
-    return lay_out([extent.length for extent in extents[1:]], LEAD)
 
 
 def scratch_image(folder: Path, size: int) -> Path:
@@ -172,9 +219,15 @@ def clone(source: Path, target: Path) -> None:
 
 def copy_sparse(source: Path, target: Path) -> None:
     """Copy a file, its holes left out. Raises OSError."""
-    with source.open("rb") as read, target.open("wb") as written:
+    with target.open("wb") as written:
+        written.truncate(source.stat().st_size)
+    copy_into(source, target)
+
+
+def copy_into(source: Path, target: Path) -> None:
+    """Copy a file over the start of another, which has only zeros there. Raises OSError."""
+    with source.open("rb") as read, target.open("r+b") as written:
         end = os.fstat(read.fileno()).st_size
-        written.truncate(end)
         at = 0
         while at < end:
             try:

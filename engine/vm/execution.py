@@ -21,6 +21,9 @@ from machinefile.steps import MachineShape, NetworkMode
 Output = Callable[[int, bytes], None]
 """Called with the stream (1 standard output, 2 standard error) and bytes, as they come, from one thread."""
 
+SPARE_LAYERS = 4
+"""Layers that may still come on top of a root whose machine was restored ahead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -39,6 +42,19 @@ class GuestFile:
     path: str
     content: bytes
     mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a machine is restored with: what can be known of a command before its turn."""
+
+    disks: tuple[Path, ...]
+    """Squashfs files, lowest layer first; of a command to come, those that are there."""
+    shape: MachineShape = field(default_factory=MachineShape)
+    network: NetworkMode = NetworkMode.DEFAULT
+    hosts: Pairs = ()
+    egress: EgressPolicy = field(default_factory=EgressPolicy)
+    loopback_ports: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +90,13 @@ class Execution:
     """Seconds that the command may take."""
     clock_shift: int = 0
     """Seconds that the guest's clock is ahead of the host's."""
+    then: Outlook | None = None
+    """What is likely to run next, on top of what this command changes; its machine may be restored meanwhile."""
+
+    @property
+    def outlook(self) -> Outlook:
+        """What its machine is restored with."""
+        return Outlook(self.disks, self.shape, self.network, self.hosts, self.egress, self.loopback_ports)
 
 
 class Ending(Enum):
@@ -129,7 +152,11 @@ class Sandbox(Protocol):
         """
         ...
 
+    def forget(self) -> None:
+        """Let go of machines that were restored for commands which do not come."""
+        ...
+
     @property
     def starts(self) -> int:
-        """How many microVMs were restored so far."""
+        """How many microVMs commands were run in so far."""
         ...

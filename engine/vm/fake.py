@@ -57,6 +57,9 @@ class FakeSandbox:
         with into.open("ab") as out:
             out.write(newer.read_bytes())
 
+    def forget(self) -> None:
+        """Nothing waits here."""
+
 
 class Life(Enum):
     """How a fake machine behaves."""

@@ -98,7 +98,7 @@ class Freezer:
             where = DiskMap(lay_out(frozen.layers, LEAD), scratch, changes)
             spec = frozen.spec(self.hypervisor.qemu.program, disk, share=True)
             with (
-                _wired(gate_of(execution)) as wires,
+                _wired(gate_of(execution, execution.ports)) as wires,
                 start(spec, private, state=template.state, wires=wires) as machine,
             ):
                 watch = watcher(machine, cancelled)

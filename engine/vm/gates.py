@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.vm.execution import Execution
+from engine.vm.execution import Execution, Outlook
 from engine.vm.network.gate import Gate
 from engine.vm.network.packets import Protocol
 from engine.vm.network.rules import EgressPolicy
@@ -12,7 +12,7 @@ from engine.vm.portforward import PortForward
 from machinefile.steps import NetworkMode
 
 
-def gate_of(execution: Execution) -> Gate | None:
+def gate_of(execution: Execution | Outlook, ports: Sequence[PortForward] = ()) -> Gate | None:
     """The gate of a command's machine; None where the network leads nowhere."""
     if execution.network is NetworkMode.NONE:
         return None
@@ -21,7 +21,7 @@ def gate_of(execution: Execution) -> Gate | None:
         execution.hosts,
         loopback=execution.network is NetworkMode.HOST,
         loopback_ports=execution.loopback_ports,
-        served=_served(execution.ports),
+        served=_served(ports),
     )
 
 

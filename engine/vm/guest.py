@@ -145,24 +145,33 @@ class DiskMap:
 
 
 def attach(disks: DiskMap, modules: Sequence[str]) -> list[Command]:
-    """Finds the disks, mounts them and lays the overlay."""
+    """Finds the disks and mounts them."""
     row = [command(Op.LOAD, module_path(name), "") for name in LATE_MODULES if name in modules]
-    numbered = list(enumerate((*disks.layers, *disks.extra), 1))
-    row += [command(Op.PARTITION, LAYERS_DISK, n, part.start, part.length) for n, part in numbered]
     for n, part in enumerate((disks.scratch, disks.changes, *disks.caches), SCRATCH_PARTITION):
         row.append(command(Op.PARTITION, WRITABLE_DISK, n, part.start, part.length))
-    for n, _ in numbered:
-        row.append(command(Op.MKDIR, "", f"/l/{n}", 0o755))
-        row.append(command(Op.MOUNT, "", f"{LAYERS_DISK}{n}", f"/l/{n}", "squashfs", _RDONLY, ""))
+    row += add_layers((*disks.layers, *disks.extra))
     scratch = f"{WRITABLE_DISK}{SCRATCH_PARTITION}"
     row.append(command(Op.MOUNT, "", scratch, SCRATCH, "ext4", _NOATIME, "nobarrier,noinit_itable,nodiscard"))
-    row += [command(Op.MKDIR, "", path, 0o755) for path in (UPPER, f"{SCRATCH}/w")]
-    if disks.layers:
-        row.append(command(Op.COPY_OWNER, f"/l/{len(disks.layers)}", UPPER))
+    return row
+
+
+def add_layers(parts: Sequence[Region], there: int = 0) -> list[Command]:
+    """Mounts layers, besides those that are there."""
+    row: list[Command] = []
+    for n, part in enumerate(parts, there + 1):
+        row.append(command(Op.PARTITION, LAYERS_DISK, n, part.start, part.length))
+        row.append(command(Op.MKDIR, "", f"/l/{n}", 0o755))
+        row.append(command(Op.MOUNT, "", f"{LAYERS_DISK}{n}", f"/l/{n}", "squashfs", _RDONLY, ""))
+    return row
+
+
+def lay_root(layers: int) -> list[Command]:
+    """Lays the overlay that is the step's root over that many layers."""
+    row = [command(Op.MKDIR, "", path, 0o755) for path in (UPPER, f"{SCRATCH}/w")]
+    if layers:
+        row.append(command(Op.COPY_OWNER, f"/l/{layers}", UPPER))
     # The scratch disk does not outlive the step: nothing needs to be synchronised (volatile).
-    options = (
-        f"lowerdir={lower_folders(len(disks.layers))},upperdir={UPPER},workdir={SCRATCH}/w,{OVERLAY_OPTIONS},volatile"
-    )
+    options = f"lowerdir={lower_folders(layers)},upperdir={UPPER},workdir={SCRATCH}/w,{OVERLAY_OPTIONS},volatile"
     row.append(command(Op.MOUNT, "", "overlay", ROOT, "overlay", 0, options))
     return row
 

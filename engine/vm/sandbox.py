@@ -6,25 +6,23 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.events import Observer, ignore
 from engine.vm import guest, guestmounts
+from engine.vm.ahead import Ahead
+from engine.vm.awake import Awake, Waker
 from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError, StepTimeoutError
-from engine.vm.disks import Disks, make_disks, scratch_image
 from engine.vm.execution import Ending, Execution, Output, Result, result_of
 from engine.vm.forward import Forwarder
-from engine.vm.gates import gate_of
-from engine.vm.hypervisor import Attachments, Autopsy, Hypervisor, Machine, Template
-from engine.vm.kernel import LATE_MODULES
-from engine.vm.mounts import CacheMount, cache_disks, layer_disks, sockets_of
-from engine.vm.network.gate import Gate
+from engine.vm.hypervisor import Autopsy, Hypervisor, Template
+from engine.vm.mounts import CacheMount, sockets_of
 from engine.vm.protocol import PROTOCOL_VERSION, Op, ProtocolError, Values, command
 from engine.vm.qemu import QemuHypervisor
-from engine.vm.runfolder import Growth, run_folder, sweep
+from engine.vm.runfolder import sweep
 from engine.vm.session import Feed, Session, attach
 from machinefile.errors import HostError, InterruptedBuildError, StepError
 from machinefile.steps import MachineShape, NetworkMode
@@ -57,9 +55,9 @@ class StalledError(Exception):
 class _Run:
     """One machine with the step in it."""
 
-    machine: Machine
-    channel: Channel
-    disks: Disks
+    awake: Awake
+    layers: int
+    """Of the step's root."""
     stubs: tuple[str, ...] = ()
 
 
@@ -73,6 +71,8 @@ class MicroVmSandbox:
         self._hypervisor = hypervisor
         self._vm_dir = vm_dir
         self._runtime_dir = runtime_dir or vm_dir / "run"
+        self._waker = Waker(hypervisor, vm_dir, self._runtime_dir)
+        self._ahead = Ahead(self._waker)
         self._starts = 0
         self._lock = threading.Lock()
         self._swept = False
@@ -108,12 +108,12 @@ class MicroVmSandbox:
         execution = Execution((), ("merge",), (), shape=shape, network=NetworkMode.NONE, capture=False, mounts=mounts)
         self._sweep_once()
         template = self._hypervisor.template(shape, cancelled)
-        with run_folder(self._runtime_dir) as folder, ExitStack() as machines:
-            run = self._come_alive(
-                execution, template, folder, self._disks(folder, execution), cancelled, machines, None
-            )
-            with _breakdowns(run):
-                run.channel.call([guestmounts.merge_row(), *guestmounts.take_apart(execution)], _COLLECT_TIMEOUT)
+        with self._come_alive(execution, template, cancelled) as run, _breakdowns(run):
+            run.awake.channel.call([guestmounts.merge_row(), *guestmounts.take_apart(execution)], _COLLECT_TIMEOUT)
+
+    def forget(self) -> None:
+        """End the machines that wait for commands; see Sandbox."""
+        self._ahead.forget()
 
     def _sweep_once(self) -> None:
         with self._lock:
@@ -129,64 +129,48 @@ class MicroVmSandbox:
         cancelled: threading.Event,
         stack: ExitStack,
     ) -> Result:
-        folder = stack.enter_context(run_folder(self._runtime_dir))
-        gate = gate_of(execution)
-        disks = self._disks(folder, execution)
-        with ExitStack() as machines:
-            run = self._come_alive(execution, template, folder, disks, cancelled, machines, gate)
+        with self._come_alive(execution, template, cancelled) as run:
+            if execution.then is not None and execution.then.shape == execution.shape:
+                self._ahead.expect(execution.then, template)
             result = _carry_out(run, execution, output)
-        if gate is not None:
-            result = replace(result, egress=gate.log)
+            # Its folder outlives the machine: what the step changed is read from there.
+            stack.enter_context(run.awake.home.pop_all())
+        if run.awake.gate is not None:
+            result = replace(result, egress=run.awake.gate.log)
         if result.ending is Ending.EXITED and result.code == 0 and execution.capture:
-            return replace(result, changes=stack.enter_context(disks.changes.open("rb")))
+            return replace(result, changes=stack.enter_context(run.awake.disks.changes.open("rb")))
         return result
 
-    def _disks(self, folder: Path, execution: Execution) -> Disks:
-        scratch = scratch_image(self._vm_dir / "scratch", execution.shape.disk)
-        extra = layer_disks(execution.disks, execution.mounts)
-        return make_disks(folder, execution.disks, scratch, extra, cache_disks(execution.mounts))
-
-    def _come_alive(
-        self,
-        execution: Execution,
-        template: Template,
-        folder: Path,
-        disks: Disks,
-        cancelled: threading.Event,
-        machines: ExitStack,
-        gate: Gate | None,
-    ) -> _Run:
+    @contextmanager
+    def _come_alive(self, execution: Execution, template: Template, cancelled: threading.Event) -> Iterator[_Run]:
         """Restore a machine and set it up, again if it hangs: nothing of the user has run by then."""
-        stalls: list[StalledError] = []
-        restrict = execution.network is NetworkMode.NONE
         for port in execution.ports:
             port.check_free()
-        attachments = Attachments(folder, disks.layers, disks.writable, restrict, gate, execution.ports)
+        stalls: list[StalledError] = []
         while len(stalls) < _RESTORES:
-            with ExitStack() as attempt:
-                machine = attempt.enter_context(self._hypervisor.restore(template, attachments))
+            awake = self._ahead.take(execution, cancelled) or self._waker.wake(execution, template, cancelled)
+            with awake.home, awake.life as life:
                 with self._lock:
                     self._starts += 1
-                channel = Channel(machine.agent, _watcher(machine, cancelled, Growth(folder, execution.shape.disk)))
                 if sockets := sockets_of(execution.mounts):
-                    channel.accompany(attempt.enter_context(Forwarder(sockets, channel)))
+                    awake.channel.accompany(life.enter_context(Forwarder(sockets, awake.channel)))
                 try:
-                    stubs = _set_up(channel, execution, disks)
+                    run = _set_up(awake, execution)
                 except (SilentGuestError, GuestGoneError) as error:
                     reason = "it does not answer" if isinstance(error, SilentGuestError) else "it ended by itself"
-                    stalls.append(StalledError(reason, machine.autopsy()))
+                    stalls.append(StalledError(reason, awake.machine.autopsy()))
                     continue
                 except GuestFailureError as error:
                     _check_target(error)
                     raise HostError(
-                        f"the microVM cannot be set up: {error}\n{machine.autopsy()}",
+                        f"the microVM cannot be set up: {error}\n{awake.machine.autopsy()}",
                         code="vm-setup",
                         hint="a layer may be damaged: build again with --no-cache",
                     ) from error
                 except ProtocolError as error:
-                    raise _misbehaved(str(error), machine.autopsy()) from error
-                machines.enter_context(attempt.pop_all())
-                return _Run(machine, channel, disks, stubs)
+                    raise _misbehaved(str(error), awake.machine.autopsy()) from error
+                yield run
+                return
         last = stalls[-1]
         raise HostError(
             f"a microVM did not come to life in {_RESTORES} tries: {last.reason}\n{last.autopsy}",
@@ -195,34 +179,26 @@ class MicroVmSandbox:
         )
 
 
-def _watcher(machine: Machine, cancelled: threading.Event, growth: Growth) -> Callable[[], None]:
-    def watch() -> None:
-        if cancelled.is_set():
-            raise InterruptedBuildError
-        if not machine.alive:
-            raise GuestGoneError
-        growth.check()
-
-    return watch
-
-
-def _set_up(channel: Channel, execution: Execution, disks: Disks) -> tuple[str, ...]:
-    """Everything up to the command's start, sent at once; gives the paths of stubs made for files."""
+def _set_up(awake: Awake, execution: Execution) -> _Run:
+    """Everything up to the command's start, sent at once."""
+    channel, layers = awake.channel, len(execution.disks)
+    on_top = awake.disks.add(execution.disks[len(awake.outlook.disks) :])
     now = time.time_ns() + execution.clock_shift * 1_000_000_000
-    hello = channel.post([command(Op.HELLO), *guest.refresh(guest.seed(), now)])
     furnishing, stub_rows = guest.furnish(execution)
     mounting, mount_stubs = guestmounts.mount_rows(execution)
     stub_rows += [len(furnishing) + row for row in mount_stubs]
     furnishing = [*furnishing, *mounting, guest.enter(execution)]
-    rest = channel.post([*guest.attach(disks.map, LATE_MODULES), *furnishing])
-    version = channel.collect(hello, _ANSWER_TIMEOUT)[0].number()
+    laying = [*guest.add_layers(on_top, layers - len(on_top)), *guest.lay_root(layers)]
+    # Its clock was set before, and may have stood still since; and the step's may be another.
+    rest = channel.post([*guest.refresh(guest.seed(), now), *laying, *furnishing])
+    version = channel.collect(awake.hello, _ANSWER_TIMEOUT)[0].number()
     if version != PROTOCOL_VERSION:
         raise ProtocolError(f"the agent speaks version {version}")
-    answers = channel.collect(rest, _ATTACH_TIMEOUT)[-len(furnishing) :]
+    answers = channel.collect([*awake.told, *rest], _ATTACH_TIMEOUT)[-len(furnishing) :]
     made: list[str] = []
     for row in stub_rows:
         made += [answers[row].text() for _ in range(answers[row].number())]
-    return tuple(made)
+    return _Run(awake, layers, tuple(made))
 
 
 def _carry_out(run: _Run, execution: Execution, output: Output) -> Result:
@@ -243,14 +219,14 @@ def _breakdowns(run: _Run) -> Iterator[None]:
     try:
         yield
     except GuestGoneError as error:
-        raise _broken_down(run.machine.autopsy()) from error
+        raise _broken_down(run.awake.machine.autopsy()) from error
     except (SilentGuestError, GuestFailureError, ProtocolError) as error:
         reason = "it does not answer" if isinstance(error, SilentGuestError) else str(error)
-        raise _misbehaved(reason, run.machine.autopsy()) from error
+        raise _misbehaved(reason, run.awake.machine.autopsy()) from error
 
 
 def _run_command(run: _Run, execution: Execution, output: Output) -> Result:
-    channel = run.channel
+    channel = run.awake.channel
     channel.on_output = output
     session = execution.session
     posted = channel.post([*([attach(session)] if session else []), guest.spawn(execution)])
@@ -273,7 +249,7 @@ def _run_command(run: _Run, execution: Execution, output: Output) -> Result:
             ending = Ending.CACHE_FULL
     _take_apart(channel, execution)
     if ending is Ending.EXITED and code == 0 and execution.capture:
-        channel.call(guest.collect(len(run.disks.map.layers), run.stubs), _COLLECT_TIMEOUT)
+        channel.call(guest.collect(run.layers, run.stubs), _COLLECT_TIMEOUT)
     return Result(ending, code, caches_whole=True)
 
 

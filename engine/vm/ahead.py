@@ -1,0 +1,98 @@
+"""Machines restored ahead: while one command runs, that of the one to come."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.vm.awake import Awake, Waker
+from engine.vm.execution import Execution, Outlook
+from engine.vm.hypervisor import Template
+from engine.vm.mounts import cache_disks, layer_disks
+from machinefile.errors import MbuildError
+
+_MOST = 2
+"""Machines that wait at once: each costs a process, and next to no memory until its command comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    outlook: Outlook
+    awake: Future[Awake]
+    abandoned: threading.Event
+
+
+class Ahead:
+    """The machines that wait for their commands; for any threads.
+
+    A thread of its own starts them: the kernel ties a child's life to the thread that started it.
+    """
+
+    def __init__(self, waker: Waker) -> None:
+        self._waker = waker
+        self._lock = threading.Lock()
+        self._waiting: list[_Waiting] = []
+        self._starter: ThreadPoolExecutor | None = None
+
+    def expect(self, outlook: Outlook, template: Template) -> None:
+        """Begin to restore a machine; of too many that wait the oldest is let go."""
+        with self._lock:
+            if self._starter is None:
+                self._starter = ThreadPoolExecutor(1, "ahead")
+            if len(self._waiting) >= _MOST:
+                self._starter.submit(_drop, self._waiting.pop(0))
+            abandoned = threading.Event()
+            started = self._starter.submit(self._waker.wake_ahead, outlook, template, abandoned)
+            self._waiting.append(_Waiting(outlook, started, abandoned))
+
+    def take(self, execution: Execution, cancelled: threading.Event) -> Awake | None:
+        """A machine that was restored for such a command, if there is one; it is the caller's then."""
+        with self._lock:
+            found = next((one for one in self._waiting if _suits(one.outlook, execution)), None)
+            if found is None:
+                return None
+            self._waiting.remove(found)
+        try:
+            awake = found.awake.result()
+        except MbuildError:
+            return None  # what is wrong shows again when the command's own machine is started
+        if not awake.disks.room_for(_on_top(awake.outlook, execution)):
+            awake.close()
+            return None
+        awake.watch.cancelled = cancelled
+        return awake
+
+    def forget(self) -> None:
+        """End those that wait."""
+        with self._lock:
+            dropped, self._waiting = self._waiting, []
+        for one in dropped:
+            _drop(one)
+
+
+def _drop(waiting: _Waiting) -> None:
+    waiting.abandoned.set()
+    with suppress(MbuildError):  # then there is none
+        waiting.awake.result().close()
+
+
+def _on_top(outlook: Outlook, execution: Execution) -> Sequence[Path]:
+    return execution.disks[len(outlook.disks) :]
+
+
+def _suits(outlook: Outlook, execution: Execution) -> bool:
+    if execution.ports or layer_disks(execution.disks, execution.mounts) or cache_disks(execution.mounts):
+        return False
+    wanted = execution.outlook
+    known = len(outlook.disks)
+    return (wanted.shape, wanted.network, wanted.hosts, wanted.egress, wanted.loopback_ports) == (
+        outlook.shape,
+        outlook.network,
+        outlook.hosts,
+        outlook.egress,
+        outlook.loopback_ports,
+    ) and wanted.disks[:known] == outlook.disks

@@ -1,0 +1,50 @@
+"""Which command's machine is restored while another runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.following import next_runs
+from engine.vm.execution import SPARE_LAYERS
+
+if TYPE_CHECKING:
+    from conftest import Workshop
+
+BASE = "FROM base AS first\nCOPY a /bin/sh\n"
+
+
+def following(workshop: Workshop, text: str) -> dict[str, tuple[str, ...]]:
+    """The instruction lines of commands that follow others, by the lines of these."""
+    workshop.write("a", "x")
+    plan = workshop.plan(BASE + text)
+    found = next_runs(plan.to_run())
+    return {str(plan.step(step_id).step.span.line): operation.argv[-1:] for step_id, operation in found.items()}
+
+
+def test_the_first_command_on_top_of_another_follows_it(workshop: Workshop) -> None:
+    text = "RUN one\nENV A=b\nCOPY a /c\nWORKDIR /d\nRUN two\nRUN three\n"
+    assert following(workshop, text) == {"3": ("two",), "7": ("three",)}
+
+
+def test_a_command_of_another_stage_follows_where_it_stands_on_the_first(workshop: Workshop) -> None:
+    text = "RUN one\nFROM first AS x\nRUN two\nFROM first\nRUN three\nCOPY --from=x /a /b\n"
+    assert following(workshop, text) == {"3": ("two",)}
+
+
+def test_commands_with_disks_of_their_own_are_not_waited_for(workshop: Workshop) -> None:
+    mounts = ("type=cache,target=/c", "type=bind,target=/c,source=a")
+    for mount in mounts:
+        assert following(workshop, f"RUN one\nRUN --mount={mount} two\nRUN three\n") == {"4": ("three",)}
+    assert following(workshop, "RUN one\nRUN --mount=type=tmpfs,target=/c two\n") == {"3": ("two",)}
+
+
+def test_too_many_layers_between_are_too_many(workshop: Workshop) -> None:
+    for between in range(SPARE_LAYERS + 1):
+        copies = "".join(f"COPY a /{number}\n" for number in range(between))
+        assert bool(following(workshop, f"RUN one\n{copies}RUN two\n")) == (between < SPARE_LAYERS)
+
+
+def test_what_is_there_already_is_not_waited_for(workshop: Workshop) -> None:
+    workshop.write("a", "x")
+    workshop.build(BASE + "RUN one\nRUN two\n")
+    assert following(workshop, "RUN one\nRUN two\nRUN three\n") == {}
