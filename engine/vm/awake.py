@@ -16,7 +16,6 @@ from engine.vm.disks import Disks, make_disks, scratch_image
 from engine.vm.execution import SPARE_LAYERS, Execution, Outlook
 from engine.vm.gates import gate_of
 from engine.vm.hypervisor import Attachments, Hypervisor, Machine, Template
-from engine.vm.kernel import LATE_MODULES
 from engine.vm.mounts import cache_disks, layer_disks
 from engine.vm.network.gate import Gate
 from engine.vm.portforward import PortForward
@@ -120,5 +119,5 @@ class Waker:
                 channel = Channel(machine.agent, watch)
                 hello = channel.post([command(Op.HELLO)])
                 differing = guest.refresh(guest.seed(), time.time_ns())
-                told = channel.post([*differing, *guest.attach(disks.map, LATE_MODULES)])
+                told = channel.post([*differing, *guest.attach(disks.map)])
                 return Awake(outlook, machine, channel, watch, disks, gate, home.pop_all(), life.pop_all(), hello, told)

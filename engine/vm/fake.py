@@ -10,7 +10,7 @@ import io
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -124,10 +124,11 @@ class FakeMachine:
 
     def _serve(self) -> None:
         decoder = Decoder()
-        while data := self._guest.recv(65536):
-            for frame in decoder.feed(data):
-                self.commands.append(frame)
-                self._live(frame)
+        with suppress(BrokenPipeError):  # a real one, too, may be ended while it answers
+            while data := self._guest.recv(65536):
+                for frame in decoder.feed(data):
+                    self.commands.append(frame)
+                    self._live(frame)
 
     def _live(self, frame: Frame) -> None:
         early = not any(earlier.op == Op.SPAWN for earlier in self.commands)

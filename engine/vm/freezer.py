@@ -18,7 +18,6 @@ from engine.vm.frozen import CHANGES, MACHINE_ID, Frozen, MachineId, copy_range,
 from engine.vm.gates import gate_of
 from engine.vm.guest import DiskMap
 from engine.vm.hypervisor import Template
-from engine.vm.kernel import LATE_MODULES
 from engine.vm.network.gate import Gate
 from engine.vm.network.pump import Wires, open_wires
 from engine.vm.protocol import Op, ProtocolError, command
@@ -124,7 +123,7 @@ def _set_up(machine: QemuMachine, channel: Channel, execution: Execution, disks:
     furnishing = [*guest.furnish(execution)[0], guest.enter(execution)]
     try:
         greet(channel, _ANSWER_TIMEOUT)
-        rows = [*guest.refresh(guest.seed(), time.time_ns()), *guest.attach(disks, LATE_MODULES), *furnishing]
+        rows = [*guest.refresh(guest.seed(), time.time_ns()), *guest.attach(disks), *furnishing]
         channel.call(rows, _SET_UP_TIMEOUT)
     except (SilentGuestError, GuestGoneError) as error:
         reason = "it does not answer" if isinstance(error, SilentGuestError) else "it ended by itself"

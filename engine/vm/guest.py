@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from engine.vm.execution import Execution, GuestFile
 from engine.vm.initramfs import module_path
-from engine.vm.kernel import LATE_MODULES, TEMPLATE_MODULES
+from engine.vm.kernel import TEMPLATE_MODULES
 from engine.vm.network.addresses import GATEWAY, dotted
 from engine.vm.network.resolvconf import taken_over
 from engine.vm.protocol import Command, Op, Value, command, texts
@@ -144,9 +144,9 @@ class DiskMap:
     caches: tuple[Region, ...] = ()
 
 
-def attach(disks: DiskMap, modules: Sequence[str]) -> list[Command]:
-    """Finds the disks and mounts them."""
-    row = [command(Op.LOAD, module_path(name), "") for name in LATE_MODULES if name in modules]
+def attach(disks: DiskMap) -> list[Command]:
+    """Cuts up the disks and mounts what is on them."""
+    row: list[Command] = []
     for n, part in enumerate((disks.scratch, disks.changes, *disks.caches), SCRATCH_PARTITION):
         row.append(command(Op.PARTITION, WRITABLE_DISK, n, part.start, part.length))
     row += add_layers((*disks.layers, *disks.extra))

@@ -16,11 +16,9 @@ HINT = "run: sudo apt-get install linux-image-cloud-amd64"
 
 BOOT_MODULES = ("virtio_ring", "virtio", "virtio_mmio", "virtio_console")
 """What the agent needs to reach the host, in the order of loading."""
-TEMPLATE_MODULES = ("failover", "net_failover", "virtio_net", "squashfs", "overlay")
+TEMPLATE_MODULES = ("failover", "net_failover", "virtio_net", "squashfs", "overlay", "virtio_blk")
 """Loaded before the template is frozen."""
-LATE_MODULES = ("virtio_blk",)
-"""Loaded after a restore, so that the guest sees the disks as they are then."""
-MODULES = BOOT_MODULES + TEMPLATE_MODULES + LATE_MODULES
+MODULES = BOOT_MODULES + TEMPLATE_MODULES
 _SUFFIXES = (".ko", ".ko.xz", ".ko.zst")
 
 
