@@ -27,7 +27,9 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     if not BASE_TAR.exists():
         pytest.fail(f"{BASE_TAR} is missing: run scripts/setup --base")
     folder = tmp_path_factory.mktemp("bases")
-    subprocess.run([sys.executable, ROOT / "scripts" / "oci_base.py", BASE_TAR, folder / "debian"], check=True)
+    subprocess.run(
+        [sys.executable, ROOT / "scripts" / "oci_base.py", BASE_TAR, folder / "debian"], check=True, timeout=120
+    )
     write_python_layout(folder / "python")
     debian, python = f"oci-layout:{folder}/debian:bookworm-slim", f"oci-layout:{folder}/python:latest"
     return {one.name: python if one.name in ("date", "random", "bytecode") else debian for one in shown()}
