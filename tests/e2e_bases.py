@@ -6,7 +6,10 @@ import gzip
 import hashlib
 import io
 import json
+import os
+import re
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -42,6 +45,10 @@ def busybox_tar() -> bytes:
 
 def write_busybox_layout(folder: Path, tag: str = "latest") -> None:
     """An OCI layout with one image of one gzip layer."""
+    _write_layout(folder, busybox_tar(), tag)
+
+
+def _write_layout(folder: Path, tar: bytes, tag: str) -> None:
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
 
@@ -50,7 +57,6 @@ def write_busybox_layout(folder: Path, tag: str = "latest") -> None:
         (blobs / digest).write_bytes(content)
         return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(content)}
 
-    tar = busybox_tar()
     layer = put(gzip.compress(tar, mtime=0), "layer.v1.tar+gzip")
     config = {
         "architecture": "amd64",
@@ -105,3 +111,23 @@ def write_layout_for_platforms(folder: Path, architectures: tuple[str, ...], tag
     top["annotations"] = {"org.opencontainers.image.ref.name": tag}
     (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+
+def write_python_layout(folder: Path, tag: str = "latest") -> None:
+    """As `write_busybox_layout`, with this Python and of its library what it starts with."""
+    program = Path(os.path.realpath(getattr(sys, "_base_executable", sys.executable)))
+    listed = "import sys; print(*(m.__file__ for m in list(sys.modules.values()) if getattr(m, '__file__', None)))"
+    argv = [program, "-I", "-B", "-c", "import encodings.ascii, os\n" + listed]
+    modules = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    libraries = re.findall(r"(?:=> |^\s*)(/\S+) \(0x", _linked(program), re.MULTILINE)
+    files = {str(program), *libraries, *(module for module in modules if Path(module).is_file())}
+    out = io.BytesIO(busybox_tar())
+    with tarfile.open(fileobj=out, mode="a", format=tarfile.PAX_FORMAT) as tar:
+        for file in sorted(files):
+            _add(tar, file[1:], Path(file).read_bytes(), 0o755)
+        _add(tar, "bin/python3", mode=0o777, type=tarfile.SYMTYPE, linkname=str(program))
+    _write_layout(folder, out.getvalue(), tag)
+
+
+def _linked(program: Path) -> str:
+    return subprocess.run(["ldd", program], capture_output=True, text=True, check=True, timeout=60).stdout

@@ -30,6 +30,12 @@ _PATHS = (
         "a package index",
         _APT,
     ),
+    (
+        r"var/lib/dpkg/status(-old)?$|lib/apk/db/installed$",
+        Cause.NETWORK,
+        "the list of installed packages",
+        "pin the packages' versions, or take them from a mirror of one day (snapshot.debian.org)",
+    ),
     (r"var/cache/apt/|var/cache/debconf/|var/cache/ldconfig/", Cause.TIMESTAMP, "a cache with times in it", _LOGS),
     (r"var/log/", Cause.TIMESTAMP, "a log", _LOGS),
     (
@@ -64,11 +70,20 @@ _TIME = "|".join(
 _UUID = r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
 
 _PATTERNS = (
-    (Cause.HOSTNAME, re.compile(r"(?i)\bhost(?:[ _-]?name)?['\"]?[ \t]*[=:][ \t]*['\"]?[\w.-]+"), "a host's name"),
+    (
+        Cause.HOSTNAME,
+        re.compile(r"(?i)\bhost(?:[ _-]?name)?['\"]?[ \t]*[=:][ \t]*['\"]?[\w.-]+|\b(?:root|build(?:er|d)?)@[\w.-]+"),
+        "a host's name",
+    ),
     (
         Cause.PID,
         re.compile(r"(?i)\bp(?:rocess[ _]?)?id['\"]?[ \t]*[=: ][ \t]*\d{1,7}\b|(?<=\w)\[\d{1,7}\]"),
         "a process id",
+    ),
+    (
+        Cause.RANDOM,
+        re.compile(r"(?i)\bport['\"]?[ \t]*[=: ][ \t]*['\"]?\d{2,5}\b|\b(?:localhost|127\.0\.0\.1):\d{2,5}\b"),
+        "the number of a port",
     ),
     (Cause.RANDOM, re.compile(_UUID), "a UUID"),
     (Cause.TIMESTAMP, re.compile(_TIME), "a date or a time"),

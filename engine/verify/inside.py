@@ -31,7 +31,7 @@ _TIMELESS = {
 }
 _SORTED = {
     "zip": "name the files to zip in sorted order: find . | LC_ALL=C sort | zip -X -@",
-    "tar": "tar --sort=name",
+    "tar": "tar --sort=name, or LC_ALL=C sort for a list of names that tar is given",
     "ar": "name the members to ar in sorted order",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,22 @@ def test_a_page_that_cannot_be_written_is_told_before_anything_is_built(mbuild: 
     folder = mbuild.context(f"FROM {busybox}\nCOPY missing /\n")
     done = mbuild("verify", "--html", mbuild.folder / "nowhere" / "page.html", folder)
     assert (done.returncode, "cannot be written" in done.stderr) == (3, True)
+
+
+def test_the_real_diffoscope_shows_what_is_inside_of_a_file(mbuild: Mbuild, busybox: str) -> None:
+    folder = mbuild.context(f"FROM {busybox}\nCOPY packed.gz same /\n", same="x")
+    (folder / "packed.gz").write_bytes(gzip.compress(b"blue\n", mtime=0))
+    mbuild.ok("-t", "app", folder)
+    (folder / "packed.gz").write_bytes(gzip.compress(b"green\n", mtime=0))
+    done = mbuild("verify", "-q", "--diffoscope", folder, "app")
+    assert done.returncode == 5, done.stderr
+    assert "is not reproducible" in done.stderr
+    said = done.stdout.partition("--- first\n+++ second\n")[2]
+    assert "packed.gz" in said
+    assert "-blue" in said
+    assert "+green" in said
+    assert "same" not in said
+    assert mbuild.left_over() == []
 
 
 def test_diffoscope_gets_plain_files_without_secrets(mbuild: Mbuild, busybox: str) -> None:

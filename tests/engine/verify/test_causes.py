@@ -31,12 +31,29 @@ EXAMPLES = (
         b"id: 7c1d6f0e-8f34-4e7e-9d0a-00000000ab02\n",
         Cause.RANDOM,
     ),
+    ("instance id", b"4b1d6f0e-8f34-4e7e-9d0a-5ce0a1b2c3d4\n", b"ffe02a9c-11b0-4d3c-8a77-0a9b8c7d6e5f\n", Cause.RANDOM),
+    (
+        "ssh key",
+        b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKq0vHv5mTz3YxQxkq0m1bN2d5x7pQ9wRtEeUuIiOoPp root\n",
+        b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB7ZnWc2sLh0fGkJpXyVtRdEaQuMi9oT3K5rC1yHjN4b root\n",
+        Cause.RANDOM,
+    ),
+    (
+        "private key",
+        b"-----BEGIN KEY-----\nIKq0vHv5mTz3YxQxkq0m1bN2d5x7pQ9w\n-----END KEY-----\n",
+        b"-----BEGIN KEY-----\nB7ZnWc2sLh0fGkJpXyVtRdEaQuMi9oT3\n-----END KEY-----\n",
+        Cause.RANDOM,
+    ),
+    ("port", b"listening on port 41877\n", b"listening on port 35021\n", Cause.RANDOM),
+    ("address", b"url=http://127.0.0.1:41877/\n", b"url=http://127.0.0.1:35021/\n", Cause.RANDOM),
     ("hex", b"key=9f86d081884c7d65\n", b"key=60303ae22b998861\n", Cause.RANDOM),
     ("noise", b"\0\xff" + _NOISE.randbytes(64), b"\0\xff" + _NOISE.randbytes(64), Cause.RANDOM),
     ("lines", b"a\nb\nc\n", b"c\na\nb\n", Cause.ORDERING),
     ("words", b"objs = a.o b.o\n", b"objs = b.o a.o\n", Cause.ORDERING),
     ("pid", b"pid=41\n", b"pid=77\n", Cause.PID),
     ("log's pid", b"cron[41]: up\n", b"cron[77]: up\n", Cause.PID),
+    ("pid file", b"pid: 1041", b"pid: 988", Cause.PID),
+    ("kernel's builder", b"Linux 6.1 (root@alpha) gcc\n", b"Linux 6.1 (root@beta) gcc\n", Cause.HOSTNAME),
     ("hostname", b"host: alpha\n", b"host: beta\n", Cause.HOSTNAME),
 )
 
@@ -57,7 +74,10 @@ def test_a_cause_is_told_from_what_differs(first: bytes, second: bytes, cause: C
         ("var/lib/apt/lists/deb_dists_main_Packages", Cause.NETWORK),
         ("var/log/dpkg.log", Cause.TIMESTAMP),
         ("var/cache/ldconfig/aux-cache", Cause.TIMESTAMP),
+        ("var/lib/dpkg/status", Cause.NETWORK),
+        ("lib/apk/db/installed", Cause.NETWORK),
         ("etc/machine-id", Cause.RANDOM),
+        ("etc/ssh/ssh_host_ed25519_key", Cause.RANDOM),
     ],
 )
 def test_some_paths_say_it_all(path: str, cause: Cause) -> None:
@@ -71,7 +91,15 @@ def test_nothing_is_guessed_from_what_says_nothing() -> None:
     assert guess_content("srv/file", b"same", b"same") is None
     assert guess_content("srv/file", b"2026-11-21 blue\n", b"2026-11-21 green\n") is None
     assert guess_content("srv/file", b"10:00:00 OKAY\n", b"10:00:00 FAILED\n") is None
+    assert guess_content("srv/file", b"report 12 of 99\n", b"report 13 of 99\n") is None
+    assert guess_content("srv/file", b"mail builders@a.org\n", b"mail builders@b.org\n") is None
     assert guess_presence("srv/file") is None
+    assert guess_presence("var/lib/dpkg/info/x.list") is None
+
+
+def test_each_cause_has_an_example() -> None:
+    by_content = {example[3] for example in EXAMPLES}
+    assert by_content | {Cause.NETWORK} == set(Cause)
 
 
 def test_a_file_of_a_made_up_name_is_random() -> None:
