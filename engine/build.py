@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 
@@ -13,7 +14,7 @@ from cache.store import Store
 from engine.bases import Bases
 from engine.context import BuildContext, UsedFiles
 from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
-from engine.following import next_runs
+from engine.following import Following, following
 from engine.labels import labels_of
 from engine.layerstore import LayerStore
 from engine.lookup import Results
@@ -74,7 +75,7 @@ class Build:
             if planned.result is not None or isinstance(planned.step.operation, From)
         }
         self._labels: dict[str, str] = {}
-        self._next_runs: Mapping[str, Run] = {}
+        self._following = Following({}, {})
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
         self._lost: dict[str, LostLayerError] = {}
@@ -96,7 +97,7 @@ class Build:
         goals = goals or self._plan.results
         to_run = self._plan.to_run(goals)
         missing = {planned.step.id for planned in to_run}
-        self._next_runs = next_runs(to_run)
+        self._following = following(to_run)
         if missing:
             self._known.look_elsewhere()
         shown = [
@@ -124,6 +125,7 @@ class Build:
             jobs += [
                 Job(f"layers of {one}", {one, self._plan.root_of(one)}, partial(self._complete, one)) for one in goals
             ]
+        jobs += self._jobs_ahead()
         try:
             carry_out(jobs, self._jobs, self._cancelled)
         finally:
@@ -131,6 +133,20 @@ class Build:
         for lost in self._lost.values():
             raise lost
         return tuple(self._results[step_id] for step_id in goals)
+
+    def _jobs_ahead(self) -> Iterator[Job]:
+        """Restore the machines of commands while what is copied for them still comes."""
+        for step_id, operation in self._following.after_copies.items():
+            yield Job(
+                f"ahead of {step_id}", {step_id, self._plan.root_of(step_id)}, partial(self._expect, step_id, operation)
+            )
+
+    def _expect(self, step_id: str, operation: Run, stop: threading.Event) -> None:
+        # What is wrong here is told by the step that needs it.
+        with suppress(MbuildError):
+            self._supply.bring(self._results[step_id].layers, stop, self._plan.base_of(step_id).layers)
+            disks = self._layers.disks(self.layers_of(step_id))
+            self._sandbox.expect(run.outlook_of(operation, disks, self.provisions))
 
     def is_here(self, goals: Sequence[str]) -> bool:
         """Whether all layers of these steps are in the store, and `run` has nothing to do for them."""
@@ -298,7 +314,7 @@ class Build:
                     self.provisions,
                     self.mounts,
                     lambda log: self._reached(step, log),
-                    self._next_runs.get(step.id),
+                    self._following.after_run.get(step.id),
                 )
             case Copy() as operation:
                 match operation.origin:

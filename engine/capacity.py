@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from engine.vm.execution import Execution, Output, Result, Sandbox
+from engine.vm.execution import Execution, Outlook, Output, Result, Sandbox
 from machinefile.errors import InterruptedBuildError
 from machinefile.steps import MachineShape
 
@@ -108,6 +108,10 @@ class BoundedSandbox:
         """Wait for room, then as the sandbox does it."""
         with self._capacity.room(shape, cancelled):
             self._sandbox.merge(newer, into, shape, cancelled)
+
+    def expect(self, outlook: Outlook) -> None:
+        """As the sandbox does it: one that waits takes next to nothing."""
+        self._sandbox.expect(outlook)
 
     def forget(self) -> None:
         """As the sandbox does it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from engine.plan import PlannedStep
 from engine.vm.execution import SPARE_LAYERS
@@ -12,23 +13,35 @@ _WITH_DISKS = (MountType.BIND, MountType.CACHE)
 """Mounts whose disks a machine must have from its start, and which are known only when it is their command's turn."""
 
 
-def next_runs(to_run: Sequence[PlannedStep]) -> dict[str, Run]:
-    """For the ids of the commands to be run: the first command, if there is one, that stands on what it changes.
+@dataclass(frozen=True, slots=True)
+class Following:
+    """Which commands are going to run on top of what."""
 
-    `to_run` is in an order that the steps can run in.
-    """
+    after_run: Mapping[str, Run]
+    """By the ids of commands to be run: the first that stands on what such a command changes."""
+    after_copies: Mapping[str, Run]
+    """By the ids of steps that are there: the first that stands on layers which are only copied on top of them."""
+
+
+def following(to_run: Sequence[PlannedStep]) -> Following:
+    """`to_run` is in an order that the steps can run in."""
     by_id = {planned.step.id: planned.step for planned in to_run}
-    found: dict[str, Run] = {}
+    after_run: dict[str, Run] = {}
+    after_copies: dict[str, Run] = {}
     for planned in to_run:
         operation = planned.step.operation
         if not isinstance(operation, Run) or any(mount.type in _WITH_DISKS for mount in operation.mounts):
             continue
         below, layers = planned.step.parent, 0
-        while below in by_id and layers < SPARE_LAYERS:
-            step = by_id[below]
+        while below is not None and layers < SPARE_LAYERS:
+            step = by_id.get(below)
+            if step is None:
+                if layers:
+                    after_copies.setdefault(below, operation)
+                break
             layers += step.makes_layer
             if isinstance(step.operation, Run):
-                found.setdefault(step.id, operation)
+                after_run.setdefault(step.id, operation)
                 break
             below = step.parent
-    return found
+    return Following(after_run, after_copies)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from engine.vm.execution import Execution, Output, Result, Sandbox
+from engine.vm.execution import Execution, Outlook, Output, Result, Sandbox
 from machinefile.steps import MachineShape
 
 
@@ -26,6 +26,9 @@ class LazySandbox:
 
     def merge(self, newer: Path, into: Path, shape: MachineShape, cancelled: threading.Event) -> None:
         self._sandbox().merge(newer, into, shape, cancelled)
+
+    def expect(self, outlook: Outlook) -> None:
+        self._sandbox().expect(outlook)
 
     def forget(self) -> None:
         if self._made is not None:

@@ -50,7 +50,7 @@ def run_step(
     with mounts.prepared(operation, below, cancelled) as prepared:
         execution = execution_of(operation, below, layers, provisions, prepared)
         if then is not None:
-            execution = replace(execution, then=_outlook(then, execution.disks, provisions))
+            execution = replace(execution, then=outlook_of(then, execution.disks, provisions))
         with masker, sandbox.execute(execution, masker.write, cancelled) as result:
             masker.close()
             result = replace(result, egress=_masked(result.egress, provisions.secrets))
@@ -95,7 +95,7 @@ def execution_of(
     )
 
 
-def _outlook(operation: Run, disks: tuple[Path, ...], provisions: Provisions) -> Outlook:
+def outlook_of(operation: Run, disks: tuple[Path, ...], provisions: Provisions) -> Outlook:
     """What is known of a command that will run on top of those disks. See `execution_of`."""
     _, loopback_ports = for_guest(operation.proxy)
     return Outlook(disks, operation.shape, operation.network, operation.hosts, provisions.egress, loopback_ports)

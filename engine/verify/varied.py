@@ -15,7 +15,7 @@ from pathlib import Path
 
 from engine.context import Context
 from engine.request import BuildRequest
-from engine.vm.execution import Execution, Output, Result, Sandbox
+from engine.vm.execution import Execution, Outlook, Output, Result, Sandbox
 from machinefile.steps import MachineShape
 
 CLOCK_SHIFT = 30 * 3600
@@ -46,6 +46,10 @@ class ShiftedSandbox:
     def merge(self, newer: Path, into: Path, shape: MachineShape, cancelled: threading.Event) -> None:
         """As of Sandbox."""
         self.sandbox.merge(newer, into, shape, cancelled)
+
+    def expect(self, outlook: Outlook) -> None:
+        """As of Sandbox."""
+        self.sandbox.expect(outlook)
 
     def forget(self) -> None:
         """As of Sandbox."""

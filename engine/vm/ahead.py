@@ -11,7 +11,6 @@ from pathlib import Path
 
 from engine.vm.awake import Awake, Waker
 from engine.vm.execution import Execution, Outlook
-from engine.vm.hypervisor import Template
 from engine.vm.mounts import cache_disks, layer_disks
 from machinefile.errors import MbuildError
 
@@ -38,7 +37,7 @@ class Ahead:
         self._waiting: list[_Waiting] = []
         self._starter: ThreadPoolExecutor | None = None
 
-    def expect(self, outlook: Outlook, template: Template) -> None:
+    def expect(self, outlook: Outlook) -> None:
         """Begin to restore a machine; of too many that wait the oldest is let go."""
         with self._lock:
             if self._starter is None:
@@ -46,7 +45,7 @@ class Ahead:
             if len(self._waiting) >= _MOST:
                 self._starter.submit(_drop, self._waiting.pop(0))
             abandoned = threading.Event()
-            started = self._starter.submit(self._waker.wake_ahead, outlook, template, abandoned)
+            started = self._starter.submit(self._waker.wake_ahead, outlook, abandoned)
             self._waiting.append(_Waiting(outlook, started, abandoned))
 
     def take(self, execution: Execution, cancelled: threading.Event) -> Awake | None:

@@ -83,8 +83,9 @@ class Waker:
         caches = cache_disks(execution.mounts)
         return self._wake(execution.outlook, template, cancelled, extra=extra, caches=caches, ports=execution.ports)
 
-    def wake_ahead(self, outlook: Outlook, template: Template, cancelled: threading.Event) -> Awake:
-        """A machine for a command whose topmost layers are still to come. Raises as `wake`."""
+    def wake_ahead(self, outlook: Outlook, cancelled: threading.Event) -> Awake:
+        """A machine for a command whose topmost layers are still to come. Raises as `wake`, and for templates."""
+        template = self.hypervisor.template(outlook.shape, cancelled)
         awake = self._wake(outlook, template, cancelled, spare=SPARE_LAYERS)
         try:
             awake.channel.push()

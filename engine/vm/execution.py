@@ -152,6 +152,10 @@ class Sandbox(Protocol):
         """
         ...
 
+    def expect(self, outlook: Outlook) -> None:
+        """Begin to restore a machine for a command to come. Waits for nothing, and fails in silence."""
+        ...
+
     def forget(self) -> None:
         """Let go of machines that were restored for commands which do not come."""
         ...

@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 
 from engine.vm.accelerator import Accelerator
-from engine.vm.execution import Ending, Execution, Output, Result
+from engine.vm.execution import Ending, Execution, Outlook, Output, Result
 from engine.vm.hypervisor import Attachments, Autopsy, Template
 from engine.vm.protocol import PORT_NAME, PROTOCOL_VERSION, Decoder, Frame, Op, Value, pack
 from machinefile.errors import InterruptedBuildError
@@ -32,6 +32,7 @@ class FakeSandbox:
     def __init__(self, behave: Behaviour) -> None:
         self._behave = behave
         self.executions: list[Execution] = []
+        self.expected: list[Outlook] = []
 
     @property
     def starts(self) -> int:
@@ -56,6 +57,10 @@ class FakeSandbox:
         """What the newer one holds is put behind what the other holds."""
         with into.open("ab") as out:
             out.write(newer.read_bytes())
+
+    def expect(self, outlook: Outlook) -> None:
+        """Remember it."""
+        self.expected.append(outlook)
 
     def forget(self) -> None:
         """Nothing waits here."""

@@ -16,7 +16,7 @@ from engine.vm import guest, guestmounts
 from engine.vm.ahead import Ahead
 from engine.vm.awake import Awake, Waker
 from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError, StepTimeoutError
-from engine.vm.execution import Ending, Execution, Output, Result, result_of
+from engine.vm.execution import Ending, Execution, Outlook, Output, Result, result_of
 from engine.vm.forward import Forwarder
 from engine.vm.hypervisor import Autopsy, Hypervisor, Template
 from engine.vm.mounts import CacheMount, sockets_of
@@ -111,6 +111,10 @@ class MicroVmSandbox:
         with self._come_alive(execution, template, cancelled) as run, _breakdowns(run):
             run.awake.channel.call([guestmounts.merge_row(), *guestmounts.take_apart(execution)], _COLLECT_TIMEOUT)
 
+    def expect(self, outlook: Outlook) -> None:
+        """Begin to restore a machine for a command to come; see Sandbox."""
+        self._ahead.expect(outlook)
+
     def forget(self) -> None:
         """End the machines that wait for commands; see Sandbox."""
         self._ahead.forget()
@@ -130,8 +134,8 @@ class MicroVmSandbox:
         stack: ExitStack,
     ) -> Result:
         with self._come_alive(execution, template, cancelled) as run:
-            if execution.then is not None and execution.then.shape == execution.shape:
-                self._ahead.expect(execution.then, template)
+            if execution.then is not None:
+                self._ahead.expect(execution.then)
             result = _carry_out(run, execution, output)
             # Its folder outlives the machine: what the step changed is read from there.
             stack.enter_context(run.awake.home.pop_all())

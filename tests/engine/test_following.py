@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.following import next_runs
+from engine.following import following as find_following
 from engine.vm.execution import SPARE_LAYERS
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def following(workshop: Workshop, text: str) -> dict[str, tuple[str, ...]]:
     """The instruction lines of commands that follow others, by the lines of these."""
     workshop.write("a", "x")
     plan = workshop.plan(BASE + text)
-    found = next_runs(plan.to_run())
+    found = find_following(plan.to_run()).after_run
     return {str(plan.step(step_id).step.span.line): operation.argv[-1:] for step_id, operation in found.items()}
 
 
@@ -48,3 +48,14 @@ def test_what_is_there_already_is_not_waited_for(workshop: Workshop) -> None:
     workshop.write("a", "x")
     workshop.build(BASE + "RUN one\nRUN two\n")
     assert following(workshop, "RUN one\nRUN two\nRUN three\n") == {}
+
+
+def test_a_command_after_copies_is_made_ready_for_while_they_are_made(workshop: Workshop) -> None:
+    workshop.write("a", "x")
+    workshop.build(BASE + "WORKDIR /w\nCOPY a /b\nRUN one\nRUN two\n")
+    assert [len(outlook.disks) for outlook in workshop.sandbox.expected] == [1]
+    assert [execution.then is not None for execution in workshop.sandbox.executions] == [True, False]
+    workshop.sandbox.expected.clear()
+    workshop.build(BASE + "COPY a /d\nRUN three\n")
+    workshop.build("FROM base\nRUN alone\n")
+    assert [len(outlook.disks) for outlook in workshop.sandbox.expected] == [2]  # on the copy that is there
