@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.events import Observer, ignore
-from engine.vm import guest, guestmounts
+from engine.vm import guest, guestclock, guestmounts
 from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError, StepTimeoutError
 from engine.vm.disks import Disks, make_disks, scratch_image
 from engine.vm.execution import Ending, Execution, Output, Result
@@ -208,8 +207,7 @@ def _watcher(machine: Machine, cancelled: threading.Event, growth: Growth) -> Ca
 
 def _set_up(channel: Channel, execution: Execution, disks: Disks) -> tuple[str, ...]:
     """Everything up to the command's start, sent at once; gives the paths of stubs made for files."""
-    now = time.time_ns() + execution.clock_shift * 1_000_000_000
-    hello = channel.post([command(Op.HELLO), *guest.refresh(guest.seed(), now)])
+    hello = channel.post([command(Op.HELLO), command(Op.RESEED, guest.seed()), *guestclock.at_first(execution)])
     furnishing, stub_rows = guest.furnish(execution)
     mounting, mount_stubs = guestmounts.mount_rows(execution)
     stub_rows += [len(furnishing) + row for row in mount_stubs]
@@ -253,7 +251,8 @@ def _run_command(run: _Run, execution: Execution, output: Output) -> Result:
     channel = run.channel
     channel.on_output = output
     session = execution.session
-    posted = channel.post([*([attach(session)] if session else []), guest.spawn(execution)])
+    begin = [*guestclock.at_the_start(execution), guest.spawn(execution)]
+    posted = channel.post([*([attach(session)] if session else []), *begin])
     channel.collect(posted, _ATTACH_TIMEOUT)
     process = posted[-1][0]
     try:
