@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engine.attest.provenance import kept_provenance
 from engine.explain.differences import SettingDifference
 from engine.explain.words import describe
 from engine.layers.entry import NORMAL_TIME
@@ -162,6 +163,15 @@ def test_the_command_line_says_it_and_says_it_again_to_look_inside(tmp_path: Pat
     plain = parser.parse_args([str(tmp_path)])
     assert read_request(plain).options.clock is Clock.REAL
     assert "--clock" not in way_in(plain, "0.1")
+
+
+def test_the_option_is_told_by_a_provenance(workshop: Workshop) -> None:
+    for clock in (Clock.REAL, Clock.FROZEN):
+        request = workshop.request("FROM base\nRUN write a 1\n", names=("docker.io/library/app:1",), clock=clock)
+        digest = workshop.driver.build(request).digest
+        kept = kept_provenance(workshop.store, digest)
+        assert kept is not None
+        assert f'"clock": "{clock.value}"' in json.dumps(kept)
 
 
 def test_another_clock_is_explained() -> None:
