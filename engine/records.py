@@ -10,6 +10,7 @@ from engine.layers.entry import Entry, EntryType
 from engine.remote.remotes import record_fields
 from engine.steps.copy import Matched, follow, match_sources
 from engine.steps.tree import Tree
+from machinefile.clocks import Clock
 from machinefile.errors import MachinefileError
 from machinefile.ignore import IgnoreRules
 from machinefile.platform import Platform
@@ -89,6 +90,7 @@ def _run(operation: Run, inputs: tuple[str, ...], contexts: Mapping[str, HashedT
         # Only where there are some: keys from before there could be any stay as they were.
         *((("hosts", operation.hosts),) if operation.hosts else ()),
         *((("privileged", True),) if operation.privileged else ()),
+        *((("clock", operation.clock.value),) if operation.clock is not Clock.REAL else ()),
         *((("secret_versions", versions),) if (versions := _versions(operation)) else ()),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from machinefile.clocks import Clock
 from machinefile.imageconfig import Pairs
 from machinefile.platform import Platform, native
 from machinefile.steps import MachineShape, NetworkMode
@@ -30,6 +31,8 @@ class BuildOptions:
     """--allow: `security.insecure`, `network.host`."""
     network: NetworkMode = NetworkMode.DEFAULT
     """For each RUN that doesn't say."""
+    clock: Clock = Clock.REAL
+    """The same."""
     hosts: Pairs = ()
     """--add-host: names with an address or `host-gateway`, in the order given."""
     shape: MachineShape | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from machinefile.building import Building
+from machinefile.clocks import EARLIEST, EPOCH_VARIABLE, LATEST, Clock, declared_epoch
 from machinefile.durations import parse_age
 from machinefile.flags import flag_value
 from machinefile.goformat import quoted_list
@@ -32,6 +33,7 @@ def resolve_run(building: Building, instruction: Instruction) -> None:
         hosts=building.options.hosts,
         privileged=privileged,
         ttl=_ttl(building, instruction),
+        clock=_clock(building, instruction),
         proxy=building.arguments.proxy,
     )
     created_by = f"RUN {' '.join([*_declared(building), *argv])} # buildkit"
@@ -86,6 +88,27 @@ def _ttl(building: Building, instruction: Instruction) -> int | None:
         message = f"--ttl is an age such as 7d or 12h, not {value or 'empty'}"
         hint = "units are w, d, h, m and s"
         raise building.fail(instruction, message, "bad-ttl", hint, flag) from None
+
+
+def _clock(building: Building, instruction: Instruction) -> Clock:
+    """Which time the step's machine shows."""
+    clock = building.options.clock
+    flag = instruction.flag("clock")
+    if flag is not None:
+        value = building.flag(instruction, "clock")
+        known = [one.value for one in Clock]
+        if value not in known:
+            hint = did_you_mean(value, known, f"it is {', '.join(known)}")
+            raise building.fail(instruction, f"--clock can't be {value or 'empty'}", "bad-clock", hint, flag)
+        clock = Clock(value)
+    if clock is not Clock.REAL:
+        try:
+            declared_epoch(building.environment)
+        except ValueError as error:
+            message = f"{EPOCH_VARIABLE} is {error}, and the clock of a step cannot be set to that"
+            hint = f"seconds since 1970, from {EARLIEST} to {LATEST}; or leave --clock={clock.value} out"
+            raise building.fail(instruction, message, "bad-clock", hint, flag) from None
+    return clock
 
 
 def _privileged(building: Building, instruction: Instruction) -> bool:

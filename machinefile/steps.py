@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from machinefile.clocks import Clock
 from machinefile.imageconfig import ImageConfig, Pairs
 from machinefile.platform import Platform
 from machinefile.source import Span
@@ -157,6 +158,8 @@ class Run:
     """--security=insecure."""
     ttl: int | None = None
     """--ttl: nanoseconds after which its result does not count any more; None for never. It is in no key."""
+    clock: Clock = Clock.REAL
+    """--clock."""
     proxy: Pairs = ()
     """Proxy settings given with --build-arg without an ARG, sorted by name: the process sees those whose names are
     not in `environment`. They are in no key, no history and no image."""

@@ -54,7 +54,7 @@ def _flags(text: str = "", switches: str = "", lists: str = "") -> tuple[tuple[s
 
 _ADD_FLAGS = _flags(text="chown chmod checksum", switches="link keep-git-dir unpack", lists="exclude")
 _COPY_FLAGS = _flags(text="from chown chmod", switches="link parents", lists="exclude")
-_RUN_FLAGS = _flags(text="network security ttl", lists="mount device")
+_RUN_FLAGS = _flags(text="network security ttl clock", lists="mount device")
 _HEALTH_FLAGS = _flags(text="interval timeout start-period start-interval retries")
 
 INSTRUCTIONS: dict[str, Vocabulary] = {

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from engine.images.registry_flags import AUTHORITY, CONFIG, MIRROR, PLAIN_HTTP, RegistryFlags
+from machinefile.clocks import Clock
 from machinefile.errors import UsageError
 from machinefile.steps import NetworkMode
 from mbuild.network import add_network_options
@@ -132,6 +133,13 @@ def add_reproducing_options(parser: argparse.ArgumentParser) -> None:
         "--normalize-modes",
         action="store_true",
         help="give files of the context the modes that git knows, 644 and 755, so that no umask matters",
+    )
+    add(
+        "--clock",
+        choices=[clock.value for clock in Clock],
+        default=Clock.REAL.value,
+        help="the clock of each RUN that names none itself: epoch starts at SOURCE_DATE_EPOCH, frozen stands there "
+        "(default: real)",
     )
 
 

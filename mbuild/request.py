@@ -16,6 +16,7 @@ from engine.output.annotations import parse_annotations
 from engine.output.spec import parse_outputs
 from engine.remote.contexts import ContextKind, NamedContext, parse_context
 from engine.request import BuildRequest
+from machinefile.clocks import Clock
 from machinefile.copies import is_git
 from machinefile.errors import UsageError
 from machinefile.hosts import parse_hosts
@@ -244,6 +245,7 @@ def _build_options(
         build_platform=native(),
         labels=pairs(options.label, "--label"),
         network=NetworkMode(options.network),
+        clock=Clock(options.clock),
         hosts=parse_hosts(options.add_host),
         shape=read_shape(options),
         entitlements=frozenset(options.allow),

@@ -156,6 +156,7 @@ def _external(request: BuildRequest, graph: BuildGraph, arguments: _Arguments) -
             "network": options.network.value,
             "sourceDateEpoch": request.epoch.seconds if request.epoch is not None else None,
             "normalizeModes": request.git_modes,
+            "clock": options.clock.value,
             "hosts": [f"{name}:{address}" for name, address in options.hosts],
             "allow": sorted(options.entitlements),
             "buildContexts": sorted(options.contexts),

@@ -27,6 +27,7 @@ _LEAD = 20
 
 _NAMES = {
     "argv": "the command",
+    "clock": "--clock",
     "working_dir": "the working directory",
     "into_directory": "whether the destination is a folder",
     "digest": "the image's digest",

@@ -16,8 +16,9 @@ from engine.sshagent import agent_sockets, with_agent
 from engine.steps.mounts import MountMaker, Prepared
 from engine.steps.provisions import Provisions
 from engine.steps.proxies import for_guest
-from engine.vm.execution import Ending, Execution, GuestFile, Identity, Outlook, Output, Result, Sandbox
+from engine.vm.execution import Ending, Execution, FixedClock, GuestFile, Identity, Outlook, Output, Result, Sandbox
 from engine.vm.network.gate import EgressLog
+from machinefile.clocks import Clock, declared_epoch
 from machinefile.durations import format_duration
 from machinefile.errors import StepError
 from machinefile.imageconfig import Pairs
@@ -92,6 +93,7 @@ def execution_of(
         mounts=(*prepared.mounts, *agent_sockets(operation, provisions.agents)),
         privileged=operation.privileged,
         timeout=provisions.step_timeout,
+        clock=_clock(operation),
     )
 
 
@@ -112,6 +114,14 @@ def _environment(operation: Run, proxy: Pairs) -> Pairs:
     }
     environment = {**for_the_guest, "SOURCE_DATE_EPOCH": str(NORMAL_TIME), **declared}
     return tuple(sorted(environment.items()))
+
+
+def _clock(operation: Run) -> FixedClock | None:
+    """The clock that --clock asks for: at the SOURCE_DATE_EPOCH that the step sees."""
+    if operation.clock is Clock.REAL:
+        return None
+    declared = declared_epoch(dict(operation.environment))
+    return FixedClock(NORMAL_TIME if declared is None else declared, held=operation.clock is Clock.FROZEN)
 
 
 def identity_of(account: Account) -> Identity:

@@ -11,7 +11,7 @@ from engine.verify.difference import Cause, Guess
 from engine.verify.shown import first_difference, text_of
 
 MENDS = {
-    Cause.TIMESTAMP: "write no time into the file, or take the time from SOURCE_DATE_EPOCH",
+    Cause.TIMESTAMP: "write no time into the file, take it from SOURCE_DATE_EPOCH, or give the RUN --clock=frozen",
     Cause.BUILD_PATH: "build in a folder of a fixed name, or map it away (-ffile-prefix-map=$PWD=.)",
     Cause.RANDOM: "make it from a fixed seed or a hash of the content, or make it when the container starts",
     Cause.ORDERING: "sort what is listed before it is written (LC_ALL=C sort, tar --sort=name, ls instead of find)",

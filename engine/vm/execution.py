@@ -58,6 +58,16 @@ class Outlook:
 
 
 @dataclass(frozen=True, slots=True)
+class FixedClock:
+    """A guest's clock that has nothing of the host's."""
+
+    start: int
+    """What it shows when the command starts: whole seconds since 1970."""
+    held: bool = False
+    """Whether it stands still there."""
+
+
+@dataclass(frozen=True, slots=True)
 class Execution:
     """All that a microVM needs to know to run one command."""
 
@@ -90,6 +100,8 @@ class Execution:
     """Seconds that the command may take."""
     clock_shift: int = 0
     """Seconds that the guest's clock is ahead of the host's."""
+    clock: FixedClock | None = None
+    """In place of the host's clock, whatever `clock_shift` says."""
     then: Outlook | None = None
     """What is likely to run next, on top of what this command changes; its machine may be restored meanwhile."""
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.vm.execution import Execution, GuestFile
+from engine.vm.guestclock import set_to
 from engine.vm.initramfs import module_path
 from engine.vm.kernel import TEMPLATE_MODULES
 from engine.vm.network.addresses import GATEWAY, dotted
@@ -119,7 +120,7 @@ def refresh(seed: bytes, now_ns: int) -> list[Command]:
     """Makes a restored machine differ from its siblings; before anything else in it."""
     return [
         command(Op.RESEED, seed),
-        command(Op.SET_CLOCK, now_ns // 10**9, now_ns % 10**9),
+        set_to(now_ns),
     ]
 
 

@@ -64,6 +64,7 @@ class Op(IntEnum):
     RESUME = 47
     CONNECT = 48
     JOIN = 49
+    HOLD_CLOCK = 55
     ANSWER = 100
     OUTPUT = 101
     EXIT = 102

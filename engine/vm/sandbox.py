@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.events import Observer, ignore
-from engine.vm import guest, guestmounts
+from engine.vm import guest, guestclock, guestmounts
 from engine.vm.ahead import Ahead
 from engine.vm.awake import Awake, Waker
 from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError, StepTimeoutError
@@ -187,14 +186,14 @@ def _set_up(awake: Awake, execution: Execution) -> _Run:
     """Everything up to the command's start, sent at once."""
     channel, layers = awake.channel, len(execution.disks)
     on_top = awake.disks.add(execution.disks[len(awake.outlook.disks) :])
-    now = time.time_ns() + execution.clock_shift * 1_000_000_000
     furnishing, stub_rows = guest.furnish(execution)
     mounting, mount_stubs = guestmounts.mount_rows(execution)
     stub_rows += [len(furnishing) + row for row in mount_stubs]
     furnishing = [*furnishing, *mounting, guest.enter(execution)]
     laying = [*guest.add_layers(on_top, layers - len(on_top)), *guest.lay_root(layers)]
-    # Its clock was set before, and may have stood still since; and the step's may be another.
-    rest = channel.post([*guest.refresh(guest.seed(), now), *laying, *furnishing])
+    # It may have waited for long; and its clock was set when nothing was known of the step's.
+    differing = [command(Op.RESEED, guest.seed()), *guestclock.at_first(execution)]
+    rest = channel.post([*differing, *laying, *furnishing])
     version = channel.collect(awake.hello, _ANSWER_TIMEOUT)[0].number()
     if version != PROTOCOL_VERSION:
         raise ProtocolError(f"the agent speaks version {version}")
@@ -233,7 +232,8 @@ def _run_command(run: _Run, execution: Execution, output: Output) -> Result:
     channel = run.awake.channel
     channel.on_output = output
     session = execution.session
-    posted = channel.post([*([attach(session)] if session else []), guest.spawn(execution)])
+    begin = [*guestclock.at_the_start(execution), guest.spawn(execution)]
+    posted = channel.post([*([attach(session)] if session else []), *begin])
     channel.collect(posted, _ATTACH_TIMEOUT)
     process = posted[-1][0]
     try:

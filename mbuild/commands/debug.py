@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.debug import enter, result_spot, spot_of
 from engine.request import BuildRequest
+from machinefile.clocks import Clock
 from machinefile.errors import StepError, UsageError
 from mbuild.arguments import Parser, add_build_options, registry_flags
 from mbuild.progress import ProgressMode, create
@@ -101,6 +102,7 @@ def way_in(options: argparse.Namespace, step: str) -> str:
     words += ["--no-lock"] if options.no_lock else []
     if options.normalize_modes:
         words.append("--normalize-modes")
+    words += ["--clock", options.clock] if options.clock != Clock.REAL.value else []
     words.append(step)
     if Path(options.context) != Path("."):
         words.append(options.context)

@@ -34,6 +34,14 @@ def test_a_date_in_a_file_is_caught_and_an_ordinary_step_verifies(mbuild: Mbuild
     assert mbuild.left_over() == []
 
 
+@pytest.mark.vm
+def test_a_date_of_a_held_clock_verifies_and_a_shell_there_has_it_too(mbuild: Mbuild, busybox: str) -> None:
+    folder = mbuild.context(f"FROM {busybox}\nRUN date > /d && date -r /d >> /d\n")
+    done = mbuild.ok("verify", "-q", "--clock=frozen", "--step=2", folder)
+    assert done.stdout.startswith("reproducible")
+    assert mbuild.ok("debug", "--clock=frozen", "2", folder, "--", "date", "+%s").stdout == "315619200\n"
+
+
 def test_an_image_is_compared_and_a_label_is_no_file(mbuild: Mbuild, busybox: str) -> None:
     folder = mbuild.context(f"FROM {busybox}\nCOPY program /\nLABEL made=here\n", program="x")
     layout = mbuild.folder / "layout"

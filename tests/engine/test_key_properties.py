@@ -22,6 +22,7 @@ from engine.platforms import step_platforms
 from engine.records import HashedTree, record_of
 from engine.secrets import Secrets
 from engine.vm.network.rules import EgressPolicy
+from machinefile.clocks import Clock
 from machinefile.ignore import IgnoreRules
 from machinefile.imageconfig import ImageConfig
 from machinefile.options import BuildOptions
@@ -123,6 +124,7 @@ OTHERS: Mapping[str, object] = {
     "privileged": True,
     "proxy": (("http_proxy", "http://p"),),
     "ttl": 1,
+    "clock": Clock.FROZEN,
     "origin": FromNothing(),
     "sources": ("b",),
     "destination": "/y",

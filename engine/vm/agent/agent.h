@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define PROTOCOL_VERSION 1
 #define PORT_NAME "mbuild.agent"
@@ -71,6 +72,7 @@ enum operation {
     OP_RESUME = 47,    /* and goes on */
     OP_CONNECT = 48,   /* TCP port of 127.0.0.1 -> 0 if somebody accepts there, or an errno */
     OP_JOIN = 49,      /* tag of a SPAWN: the next SPAWN runs in the namespaces and the root of its process */
+    OP_HOLD_CLOCK = 55,/* seconds since 1970, where the clock stands from now on; see clock.c */
     OP_ANSWER = 100,   /* errno, ... */
     OP_OUTPUT = 101,   /* stream 1 or 2, bytes */
     OP_EXIT = 102,     /* wait status */
@@ -130,6 +132,12 @@ int op_taken(struct args *args);
 int op_close(struct args *args);
 int streams_poll(struct pollfd *into);
 void streams_serve(void);
+/* clock.c */
+int op_set_clock(struct args *args);
+int op_hold_clock(struct args *args);
+/* A child of the agent has ended: nothing goes on without the one that holds the clock. */
+void clock_mourn(pid_t pid);
+
 /* machines.c */
 int op_set_mac(struct args *args);
 int op_hold(void);

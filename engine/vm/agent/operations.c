@@ -410,14 +410,6 @@ static int op_get_clock(void) {
     return 0;
 }
 
-static int op_set_clock(struct args *args) {
-    struct timespec now = {.tv_sec = (time_t)arg_number(args)};
-    now.tv_nsec = (long)arg_number(args);
-    if (args->bad)
-        return EPROTO;
-    return clock_settime(CLOCK_REALTIME, &now) ? failed("the clock") : 0;
-}
-
 /* Every machine of a template starts with the same random pool. The bytes are credited and the generator reseeded
  * at once, which also drops what it had made ahead for the kernel's own use. */
 static int op_reseed(struct args *args) {
@@ -507,6 +499,7 @@ int run_operation(uint16_t operation, uint32_t tag, struct args *args) {
     case OP_COPY_OWNER: return op_copy_owner(args);
     case OP_PARTITION: return op_partition(args);
     case OP_SET_CLOCK: return op_set_clock(args);
+    case OP_HOLD_CLOCK: return op_hold_clock(args);
     case OP_GET_CLOCK: return op_get_clock();
     case OP_RESEED: return op_reseed(args);
     case OP_HOSTNAME: return op_hostname(args);

@@ -523,10 +523,12 @@ void processes_serve(void) {
         for (int which = 0; which < 2; which++)
             forward(&processes[i], which, 1);
     }
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        clock_mourn(pid);
         for (int i = 0; i < process_count; i++)
             if (processes[i].pid == pid) {
                 ended(&processes[i], status);
                 break;
             }
+    }
 }
