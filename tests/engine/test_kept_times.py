@@ -280,8 +280,6 @@ def test_an_explanation_names_the_option(workshop: Workshop, build: Build) -> No
     build(text, keep=False)
     _, (found,) = workshop.driver.explain(replace(workshop.request(text), keep_times=True))
     assert "--timestamps: normal -> keep" in "\n".join(lines(found))
-    build(text)
-    workshop.store.index.drop(Kind.RESULT, plan(workshop, text).counted()[0].key)
 
 
 def test_provenance_says_it(workshop: Workshop, build: Build) -> None:
