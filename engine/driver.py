@@ -85,6 +85,8 @@ class Driver:
     """Opens the folder that is the build context."""
     finished: Callable[[Plan, Mapping[str, StepResult]], None] | None = None
     """Is told what the steps of a build came to, when it is done."""
+    clock_shift: int = 0
+    """Seconds that the times of what is made, where they are kept, are ahead of this machine's."""
     versions: Callable[[], Pairs] | None = None
     """What runs steps on this machine, by version."""
 
@@ -193,7 +195,7 @@ class Driver:
 
     @property
     def _finisher(self) -> Finisher:
-        return Finisher(self.store, self.observer, self.cancelled, self.push, self.machines)
+        return Finisher(self.store, self.observer, self.cancelled, self.push, self.machines, self.clock_shift)
 
     @contextmanager
     def _exporter(self, request: BuildRequest) -> Iterator[Exporter | None]:
@@ -286,7 +288,7 @@ class Driver:
             prepared.bases,
             guard=request.secrets.guard,
             cancelled=self.cancelled,
-            times=KEPT if request.keep_times else NORMAL,
+            times=replace(KEPT, ahead=self.clock_shift) if request.keep_times else NORMAL,
         )
         supply = LayerSupply(self.store, prepared.bases.blobs, layers, prepared.carried, self.cancelled)
         sandbox = BoundedSandbox(LazySandbox(self.sandbox), Capacity.of_host())

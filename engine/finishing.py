@@ -41,6 +41,8 @@ class Finisher:
     """Brings an image of the store into registries under names."""
     machines: Callable[[], MachineMaker] | None = None
     """Makes what makes machines, when one is to be made."""
+    clock_shift: int = 0
+    """Seconds that real times are ahead."""
 
     def finish(
         self,
@@ -148,7 +150,7 @@ class Finisher:
         if not request.keep_times:
             return Moments(request.time)
         latest = None if request.epoch is None else request.time
-        return real_moments(graph, plan.base_of(graph.result), steps, latest)
+        return real_moments(graph, plan.base_of(graph.result), steps, latest, self.clock_shift)
 
     def _keep(self, request: BuildRequest, built: Built, supply: LayerSupply) -> None:
         """Give the image its names in the store, if all of it is there and was checked."""

@@ -30,14 +30,17 @@ class Moments:
 NORMAL = Moments()
 
 
-def real_moments(graph: BuildGraph, base: Base, results: Mapping[str, StepResult], latest: int | None) -> Moments:
-    """When the steps were made that the image is of, whichever build that was; what is later than `latest` says that.
+def real_moments(
+    graph: BuildGraph, base: Base, results: Mapping[str, StepResult], latest: int | None, ahead: int = 0
+) -> Moments:
+    """When the steps were made that the image is of, whichever build that was, and `ahead` seconds; what is later than
+    `latest` says that.
 
     A line without a file system of its own has the time of the one before it, or else of the first that has one, as
     BuildKit does it. An image that adds none to its base has the base's time.
     """
     known = {
-        step_id: bounded(round(results[step_id].created))
+        step_id: bounded(round(results[step_id].created) + ahead)
         for step_id in graph.history
         if step_id in results and results[step_id].created > 0
     }

@@ -32,7 +32,7 @@ from engine.verify.difference import StepDifference, Verification
 from engine.verify.images import Image, field_differences, find_image, stored_image
 from engine.verify.layers import Side, compare_layers
 from engine.verify.masking import masked
-from engine.verify.varied import BackwardContext, ShiftedSandbox, elsewhere, varied
+from engine.verify.varied import CLOCK_SHIFT, BackwardContext, ShiftedSandbox, elsewhere, varied
 from engine.vm.execution import Sandbox
 from machinefile.errors import UsageError
 from machinefile.steps import From, Run, Step
@@ -177,6 +177,7 @@ class Verifier:
         usual = driver.sandbox
         driver.sandbox = lambda: ShiftedSandbox(usual())
         driver.open_context = BackwardContext
+        driver.clock_shift = CLOCK_SHIFT
 
     def _build(self, driver: Driver, request: BuildRequest) -> _Build:
         kept: list[tuple[Plan, Mapping[str, StepResult]]] = []

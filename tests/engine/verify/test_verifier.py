@@ -232,6 +232,13 @@ def test_real_times_differ_and_that_is_said(verifier: Verifier, workshop: Worksh
     assert found.step.guess is not None
     assert found.step.guess.cause is Cause.TIMESTAMP
     assert "--timestamps=keep" in found.step.guess.mend
+    shutil.rmtree(verifier.folder / "first")
+    shutil.rmtree(verifier.folder / "second")
+    copied = replace(workshop.request("FROM base\nCOPY a /\n"), keep_times=True)
+    found = verifier.twice(copied).verification
+    assert not found.reproducible, "the image says when it was made"
+    assert found.step is None
+    assert found.fields
 
 
 def test_real_times_before_the_epoch_are_verified_by_what_is_left_of_them(
