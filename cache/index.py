@@ -48,7 +48,8 @@ class Kind(Enum):
     VARIANT = "variant"
     """diff id and compression -> the blob that holds the layer so compressed"""
     STAMPED = "stamped"
-    """a time and a diff id -> the plain blob of that layer with that time on all that is in it"""
+    """a time and a diff id -> the plain blob of that layer with that time on all that is in it; `until` a time: on all
+    that is later"""
     MACHINE = "machine"
     """digest of an image's manifest, or of a machine's -> the machine in the store"""
     ORIGIN = "origin"

@@ -12,7 +12,9 @@ What is left out of every record, and why:
 - proxies (--build-arg http_proxy=...) unless an ARG declares them: the way out, not what is fetched;
 - what a step may reach (--allow-net, --allow): it decides whether a step comes through, not what comes of it then;
 - the host's search domains and resolver: as with its proxies;
-- times and owners of context files: they do not reach the layer;
+- owners of context files: they do not reach the layer;
+- times of context files: they do not reach the layer, unless --timestamps=keep, which is there: a layer that was made
+  of the same files with other times counts then, as in docker build;
 - where a remote file or repository comes from (ADD https://...): its content counts, and the name it gets;
 - the contents of cache mounts: a step must give the same result with an empty one;
 - RUN --ttl: it decides how long a result counts, not what it is;

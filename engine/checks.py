@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from engine.events import Observer, WarningRaised
-from engine.layers.entry import NORMAL_TIME
 from engine.output.kinds import OutputSpec, OutputType
 from engine.plan import Plan
 from engine.request import BuildRequest
@@ -16,7 +15,7 @@ def check_request(request: BuildRequest, *, can_push: bool) -> None:
     that cannot be written."""
     platforms = tuple(request.for_each_platform())
     request.annotations.check(platforms)
-    if request.inline_cache and request.time != NORMAL_TIME:
+    if request.inline_cache and request.restamps:
         raise UsageError(
             "an image with the time of SOURCE_DATE_EPOCH cannot be a cache: its layers are not those that steps "
             "stand on",

@@ -98,7 +98,7 @@ class UsedFiles:
 
 
 class Context:
-    """A folder of the host, read lazily. Owners and times of its files do not count; sockets are not there.
+    """A folder of the host, read lazily. Owners of its files do not count; sockets are not there.
 
     Nothing outside the folder is ever read: a link is followed only as if the folder were the root of a system,
     and the host's own links are never followed by the kernel for us. Threads may share one.
@@ -276,19 +276,20 @@ class Context:
         try:
             status = child.stat(follow_symlinks=False)
             mode = _git_mode(status.st_mode) if self._git_modes else stat.S_IMODE(status.st_mode)
+            mtime = status.st_mtime_ns // 1_000_000_000
             match stat.S_IFMT(status.st_mode):
                 case stat.S_IFREG:
                     if self._known is not None:
                         self._stamps[name] = stamp_of(status)
                     if status.st_nlink > 1:
                         self._inodes[name] = (status.st_dev, status.st_ino)
-                    return Entry(name, EntryType.FILE, mode, size=status.st_size)
+                    return Entry(name, EntryType.FILE, mode, size=status.st_size, mtime=mtime)
                 case stat.S_IFDIR:
-                    return Entry(name, EntryType.DIRECTORY, mode)
+                    return Entry(name, EntryType.DIRECTORY, mode, mtime=mtime)
                 case stat.S_IFLNK:
-                    return Entry(name, EntryType.SYMLINK, 0o777, link=os.readlink(child.path))
+                    return Entry(name, EntryType.SYMLINK, 0o777, mtime=mtime, link=os.readlink(child.path))
                 case stat.S_IFIFO:
-                    return Entry(name, EntryType.FIFO, mode)
+                    return Entry(name, EntryType.FIFO, mode, mtime=mtime)
         except OSError as error:
             raise _unreadable(name, error) from error
         return None

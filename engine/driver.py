@@ -22,6 +22,7 @@ from engine.explain.past import Past, project_of
 from engine.finishing import Finisher
 from engine.images.reference import Reference
 from engine.images.source import ImageSource
+from engine.layers.times import KEPT, NORMAL
 from engine.layerstore import LayerStore
 from engine.output.index import Built
 from engine.output.spec import OutputSpec
@@ -84,6 +85,8 @@ class Driver:
     """Opens the folder that is the build context."""
     finished: Callable[[Plan, Mapping[str, StepResult]], None] | None = None
     """Is told what the steps of a build came to, when it is done."""
+    clock_shift: int = 0
+    """Seconds that the times of what is made, where they are kept, are ahead of this machine's."""
     versions: Callable[[], Pairs] | None = None
     """What runs steps on this machine, by version."""
 
@@ -150,7 +153,9 @@ class Driver:
                     try:
                         results = build.run(whole=request.attest.sbom or not _only_pushed(request, plan))
                         facts = BuildFacts.of(run | build.run_steps, restores + sandbox.starts, self.versions)
-                        built, attested = self._finisher.finish(request, plan, results, layers, supply, facts)
+                        built, attested = self._finisher.finish(
+                            request, plan, results, layers, supply, facts, build.results
+                        )
                         build.keep_fetched()
                     except LostLayerError as lost:
                         prepared = self._without(lost, prepared)
@@ -190,7 +195,7 @@ class Driver:
 
     @property
     def _finisher(self) -> Finisher:
-        return Finisher(self.store, self.observer, self.cancelled, self.push, self.machines)
+        return Finisher(self.store, self.observer, self.cancelled, self.push, self.machines, self.clock_shift)
 
     @contextmanager
     def _exporter(self, request: BuildRequest) -> Iterator[Exporter | None]:
@@ -278,7 +283,13 @@ class Driver:
         from engine.capacity import BoundedSandbox, Capacity, default_jobs
         from engine.lazysandbox import LazySandbox
 
-        layers = LayerStore(self.store, prepared.bases, guard=request.secrets.guard, cancelled=self.cancelled)
+        layers = LayerStore(
+            self.store,
+            prepared.bases,
+            guard=request.secrets.guard,
+            cancelled=self.cancelled,
+            times=replace(KEPT, ahead=self.clock_shift) if request.keep_times else NORMAL,
+        )
         supply = LayerSupply(self.store, prepared.bases.blobs, layers, prepared.carried, self.cancelled)
         sandbox = BoundedSandbox(LazySandbox(self.sandbox), Capacity.of_host())
         with open_agents(request.ssh, prepared.plan.graphs, self.store.folder) as agents:
@@ -295,7 +306,9 @@ class Driver:
                 self.cancelled,
                 results=prepared.results,
                 jobs=request.jobs or default_jobs(),
-                provisions=Provisions(request.egress, agents, request.secrets, request.step_timeout),
+                provisions=Provisions(
+                    request.egress, agents, request.secrets, request.step_timeout, request.keep_times
+                ),
             )
             if request.cache_from:
                 build.mounts.seed = partial(self._seed, prepared.carried.caches)

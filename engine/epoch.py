@@ -11,7 +11,7 @@ from types import MappingProxyType
 from engine import process
 from engine.context import Context
 from engine.layers.entry import EntryType
-from engine.layers.stamp import MAX_TIME
+from engine.layers.times import MAX_TIME
 from machinefile.errors import HostError, UsageError
 from machinefile.ignore import IgnoreRules
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,11 +12,11 @@ from cache.results import StepResult
 from cache.store import Store
 from engine.attest.facts import BuildFacts
 from engine.events import Note, Observer
-from engine.layers.entry import NORMAL_TIME
 from engine.layerstore import LayerStore
 from engine.output.annotations import Annotations
 from engine.output.image import BuiltImage, assemble, rfc3339
 from engine.output.index import Built, gather, is_whole
+from engine.output.moments import Moments, real_moments
 from engine.output.spec import OutputType
 from engine.plan import Plan
 from engine.request import BuildRequest
@@ -41,6 +41,8 @@ class Finisher:
     """Brings an image of the store into registries under names."""
     machines: Callable[[], MachineMaker] | None = None
     """Makes what makes machines, when one is to be made."""
+    clock_shift: int = 0
+    """Seconds that real times are ahead."""
 
     def finish(
         self,
@@ -50,13 +52,15 @@ class Finisher:
         layers: LayerStore,
         supply: LayerSupply,
         facts: BuildFacts,
+        steps: Mapping[str, StepResult],
     ) -> tuple[Built, str]:
         """Put the images together, and behind an index if there are several; name them and write them out. Gives also
-        the digest of the index that has what is said about them, if anything is.
+        the digest of the index that has what is said about them, if anything is. `steps` is what all steps came to.
 
         Raises as `assemble` and `write_outputs`, MissError, and what making a machine raises.
         """
-        annotations = request.annotations.dated(rfc3339(request.time))
+        moments = [self._moments(request, plan, graph, steps) for graph in plan.graphs]
+        annotations = request.annotations.dated(rfc3339(max(one.created for one in moments)))
         images = [
             assemble(
                 graph,
@@ -66,11 +70,11 @@ class Finisher:
                 annotations,
                 platform,
                 self.cancelled,
-                _keys_of_image(plan, graph.result, result) if request.inline_cache else (),
+                _keys_of_image(plan, graph.result, result, moment) if request.inline_cache else (),
                 supply,
-                request.time,
+                moment,
             )
-            for platform, graph, result in zip(plan.platforms, plan.graphs, results, strict=True)
+            for platform, graph, result, moment in zip(plan.platforms, plan.graphs, results, moments, strict=True)
         ]
         built = gather(images, annotations, self.store)
         if request.fail_on_miss:
@@ -134,11 +138,19 @@ class Finisher:
 
     def _stamped(self, request: BuildRequest, result: StepResult, supply: LayerSupply) -> StepResult:
         """The layers with the time that the image is to show."""
-        if request.time == NORMAL_TIME:
+        if not request.restamps:
             return result
         from engine.output.stamped import stamped
 
-        return stamped(result, request.time, self.store, self.cancelled, supply)
+        return stamped(result, request.time, self.store, self.cancelled, supply, clamp=request.keep_times)
+
+    def _moments(
+        self, request: BuildRequest, plan: Plan, graph: BuildGraph, steps: Mapping[str, StepResult]
+    ) -> Moments:
+        if not request.keep_times:
+            return Moments(request.time)
+        latest = None if request.epoch is None else request.time
+        return real_moments(graph, plan.base_of(graph.result), steps, latest, self.clock_shift)
 
     def _keep(self, request: BuildRequest, built: Built, supply: LayerSupply) -> None:
         """Give the image its names in the store, if all of it is there and was checked."""
@@ -187,7 +199,7 @@ def _with_machines(
             yield graph, image
 
 
-def _keys_of_image(plan: Plan, target: str, whole: StepResult) -> tuple[StepKeys, ...]:
+def _keys_of_image(plan: Plan, target: str, whole: StepResult, moments: Moments) -> tuple[StepKeys, ...]:
     from engine.carry.imagekeys import keys_of_image
 
-    return keys_of_image(plan, target, whole)
+    return keys_of_image(plan, target, whole, moments.lines)

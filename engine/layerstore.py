@@ -21,6 +21,7 @@ from engine.layers.index import LayerIndex
 from engine.layers.limits import LayerLimits
 from engine.layers.root import RootView
 from engine.layers.tarwrite import Item, WrittenLayer, write_layer
+from engine.layers.times import NORMAL, Times
 from machinefile.errors import StoreError
 
 Layers = tuple[Layer, ...]
@@ -42,9 +43,12 @@ class LayerStore:
         limits: LayerLimits | None = None,
         guard: Callable[[Item], Item] | None = None,
         cancelled: threading.Event | None = None,
+        times: Times = NORMAL,
     ) -> None:
         """`guard` sees every entry of a new layer; it may wrap its content, and raise to have nothing kept. `cancelled`
         ends the wait for a layer that somebody else makes ready."""
+        self.times = times
+        """Those of what goes into new layers."""
         self._store = store
         self._bases = bases
         self._guard = guard
@@ -119,7 +123,9 @@ class LayerStore:
         Raises UntrustedDataError when the stream makes no sense.
         """
         changes = read_changes(stream, self.limits)
-        return None if changes.is_empty else self._keep(lambda out: layer_from_changes(changes, out, guard=self._guard))
+        if changes.is_empty:
+            return None
+        return self._keep(lambda out: layer_from_changes(changes, out, times=self.times, guard=self._guard))
 
     def _keep(self, write: Callable[[BlobWriter], WrittenLayer]) -> Layer:
         with self._store.blobs.writer() as writer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -111,7 +111,7 @@ class Preparer:
             for graph, _ in resolved:
                 check_agents(graph, request.ssh)
         graphs = tuple(
-            (platform, request.secrets.versioned(remotes.pinned(graph)))
+            (platform, _timed(request, request.secrets.versioned(remotes.pinned(graph))))
             for platform, (graph, _) in zip(wanted, resolved, strict=True)
         )
         bases.blobs.add(caches)
@@ -148,3 +148,10 @@ class Preparer:
 
 def _no_source(source: CacheSource) -> CachePlace:
     raise AssertionError("no cache is to be opened")
+
+
+def _timed(request: BuildRequest, graph: BuildGraph) -> BuildGraph:
+    """The graph, whose steps keep the times of what they make if that was asked for."""
+    if not request.keep_times:
+        return graph
+    return replace(graph, steps=tuple(replace(step, keep_times=True) for step in graph.steps))

@@ -62,6 +62,8 @@ def record_of(
         ("platform", str(platform)),
         ("parent", identity(step.parent) if step.parent is not None else None),
         ("inputs", tuple(identity(needed) for needed in step.inputs)),
+        # Only where it is so: all other keys stay as they are.
+        *((("timestamps", "keep"),) if step.keep_times and step.makes_layer else ()),
     )
     match operation:
         case From():

@@ -64,6 +64,8 @@ class BuildRequest:
     """--cache-to type=inline: the image says which keys its layers have."""
     epoch: Epoch | None = None
     """SOURCE_DATE_EPOCH: the time of the image and of all in its own layers; None for the one of all layers."""
+    keep_times: bool = False
+    """--timestamps=keep: what is in layers has the times that it really has."""
     git_modes: bool = False
     """--normalize-modes: the files of the contexts have the modes that git knows."""
     lock: Lock | None = None
@@ -75,8 +77,13 @@ class BuildRequest:
 
     @property
     def time(self) -> int:
-        """The time that the image shows: seconds since 1970."""
+        """The time that the image shows, or with `keep_times` the latest that it may show: seconds since 1970."""
         return NORMAL_TIME if self.epoch is None else self.epoch.seconds
+
+    @property
+    def restamps(self) -> bool:
+        """Whether the image's own layers are others than those that its steps made."""
+        return self.epoch is not None and (self.keep_times or self.epoch.seconds != NORMAL_TIME)
 
     def for_each_platform(self) -> dict[Platform, BuildOptions]:
         """The options of the build for each platform, in the order that was asked for."""

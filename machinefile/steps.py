@@ -256,6 +256,8 @@ class Step:
     span: Span | None = None
     created_by: str = ""
     """The history line, as Docker writes it: `RUN /bin/sh -c make # buildkit`."""
+    keep_times: bool = False
+    """Whether what it makes keeps its times (--timestamps=keep)."""
 
     @property
     def makes_layer(self) -> bool:

@@ -127,7 +127,7 @@ def add_reproducing_options(parser: argparse.ArgumentParser) -> None:
         "--timestamps",
         choices=("normal", "keep"),
         default="normal",
-        help="normal: one time for all that is in layers; keep: not supported yet",
+        help="normal: one time for all that is in layers; keep: the times that files have and steps were made at",
     )
     add(
         "--normalize-modes",

@@ -89,6 +89,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         lock=read_lock(options, path),
         locked=options.locked,
         epoch=epoch,
+        keep_times=options.timestamps == "keep",
         git_modes=options.normalize_modes,
         attest=read_attestations(options),
     )
@@ -96,12 +97,6 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
 
 def _timed(options: argparse.Namespace, context: Path, ignore: IgnoreRules) -> tuple[Epoch | None, Pairs]:
     """The time that the image is to show, and the build arguments, of which it is one."""
-    if options.timestamps == "keep":
-        raise UsageError(
-            "--timestamps=keep is not supported yet: all that is in a layer has one time",
-            code="unsupported",
-            hint="leave it out; --source-date-epoch sets that time",
-        )
     given = _build_args(options.build_arg)
     if options.source_date_epoch is None and _EPOCH not in dict(given) and _EPOCH not in os.environ:
         return None, given

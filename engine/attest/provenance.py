@@ -155,6 +155,7 @@ def _external(request: BuildRequest, graph: BuildGraph, arguments: _Arguments) -
         "options": {
             "network": options.network.value,
             "sourceDateEpoch": request.epoch.seconds if request.epoch is not None else None,
+            "timestamps": "keep" if request.keep_times else "normal",
             "normalizeModes": request.git_modes,
             "clock": options.clock.value,
             "hosts": [f"{name}:{address}" for name, address in options.hosts],

@@ -1,7 +1,7 @@
 """A cache inside an image: its configuration says which steps its layers come from.
 
-It has no times and nothing of this machine, so that equal builds still give equal images. It speaks of the image's own
-steps alone; what an image is built on keeps what it says to itself.
+It has nothing of this machine, and times only where the image's files keep theirs, so that equal builds still give
+equal images. It speaks of the image's own steps alone; what an image is built on keeps what it says to itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cache.carry.entry import CacheEntry, is_digest
 from cache.carry.index import MOST_STEPS as MOST_PLACES
 from cache.carry.index import CacheIndex
-from cache.results import Layer, StepResult
+from cache.results import Layer, StepResult, seconds_of
 from engine.images import mediatype
 from engine.images.descriptor import Descriptor
 from engine.images.image import LayerDescriptor
@@ -30,6 +30,8 @@ class StepKeys:
     definition: str
     content: str
     """Empty where it is not told."""
+    made: int = 0
+    """When, in seconds since 1970; 0 where it is not told."""
 
 
 def inline_document(
@@ -45,16 +47,18 @@ def inline_document(
         [step.definition, step.content, None if layer is None else next(places)]
         for step, layer in zip(keys, result.steps, strict=True)
     ]
-    document = {"steps": steps, "packing": packing, "blobs": [blob.digest for blob in blobs]}
+    document: dict[str, object] = {"steps": steps, "packing": packing, "blobs": [blob.digest for blob in blobs]}
+    if any(step.made for step in keys):
+        document["made"] = [step.made for step in keys]
     return json.dumps(document, separators=(",", ":"))
 
 
 def parse_inline(text: str, layers: Sequence[LayerDescriptor], what: str) -> CacheIndex:
     """The entries of such a document; `layers` are those of the image that has it.
 
-    When the steps ran is not known: their results were created in 1970. A step without a content key gets one that
-    nothing has, its definition key. Of an image with so many steps that their results have more places than an index,
-    the last count. Raises UntrustedDataError (`cache-invalid`); `what` names the image to the user.
+    Where it is not said when the steps ran, their results were created in 1970. A step without a content key gets one
+    that nothing has, its definition key. Of an image with so many steps that their results have more places than an
+    index, the last count. Raises UntrustedDataError (`cache-invalid`); `what` names the image to the user.
     """
     try:
         document = json.loads(text)
@@ -64,14 +68,22 @@ def parse_inline(text: str, layers: Sequence[LayerDescriptor], what: str) -> Cac
         case {"steps": list(steps), "packing": str(packing), "blobs": list(blobs)} if (
             len(steps) <= MOST_STEPS and len(packing) <= _LONGEST_PACKING
         ):
-            entries = _entries(steps, layers, what)
+            entries = _entries(steps, layers, _made(document.get("made"), len(steps)), what)
             packed = {blob for blob in blobs if isinstance(blob, str)}
             packings = {one.descriptor.digest: packing for one in layers if one.descriptor.digest in packed}
             return CacheIndex({entry.key: entry for entry in entries}, packings=packings)
     raise _invalid(what)
 
 
-def _entries(steps: Sequence[object], layers: Sequence[LayerDescriptor], what: str) -> list[CacheEntry]:
+def _made(times: object, count: int) -> list[float]:
+    """When the steps ran; what makes no sense counts as not said."""
+    said = [seconds_of(one) or 0.0 for one in times] if isinstance(times, list) and len(times) == count else []
+    return said or [0.0] * count
+
+
+def _entries(
+    steps: Sequence[object], layers: Sequence[LayerDescriptor], times: Sequence[float], what: str
+) -> list[CacheEntry]:
     known = [_layer(layer) for layer in layers]
     keys: list[tuple[str, str]] = []
     made: list[Layer | None] = []
@@ -93,7 +105,7 @@ def _entries(steps: Sequence[object], layers: Sequence[LayerDescriptor], what: s
         if room < 0:
             break
         key, content = keys[number - 1]
-        entries.append(CacheEntry(key, content or key, StepResult(tuple(made[:number]))))
+        entries.append(CacheEntry(key, content or key, StepResult(tuple(made[:number]), created=times[number - 1])))
     return entries[::-1]
 
 

@@ -36,6 +36,7 @@ _NAMES = {
     "files": "the files",
 }
 """How the fields of a record are called where their own names say little."""
+_USUAL_TIMES = "normal"
 _PAIRS = {"environment": "variable", "hosts": "host", "files": "heredoc", "inline": "heredoc"}
 
 
@@ -104,6 +105,8 @@ def _first(difference: Difference) -> str:
             return _changed(f"mount {shown(target)}", old, new)
         case MountDifference(target, part, old, new):
             return _changed(f"mount {shown(target)}: {part}", old, new)
+        case SettingDifference("timestamps", old, new):  # keys name what is not the usual alone
+            return f"--timestamps: {_value(old or _USUAL_TIMES)} -> {_value(new or _USUAL_TIMES)}"
         case SettingDifference(name, old, new):
             return _changed(_NAMES.get(name, shown(name).replace("_", " ")), old, new)
         case VersionDifference(old, new):

@@ -16,7 +16,7 @@ from typing import BinaryIO, NoReturn
 
 from engine.layers.changeformat import HEADER, RECORD_MAGIC, STREAM_MAGIC, XATTR, RecordType, padding
 from engine.layers.compression import Sink
-from engine.layers.entry import NORMAL_TIME, Entry, EntryType
+from engine.layers.entry import Entry, EntryType
 from engine.layers.limits import LayerLimits
 from engine.layers.names import (
     OPAQUE_XATTR,
@@ -30,6 +30,7 @@ from engine.layers.names import (
 )
 from engine.layers.tarheader import MAX_ID
 from engine.layers.tarwrite import Item, WrittenLayer, write_layer
+from engine.layers.times import NORMAL, Times
 from machinefile.errors import StepError, UntrustedDataError
 
 _TYPES = {
@@ -81,18 +82,18 @@ def layer_from_changes(
     changes: ChangeSet,
     out: Sink,
     *,
-    keep_times: bool = False,
+    times: Times = NORMAL,
     exclude: frozenset[str] = frozenset(),
     guard: Callable[[Item], Item] | None = None,
 ) -> WrittenLayer:
     """Write the changes as a canonical layer. `exclude`: paths left out with everything below them.
 
-    All times are NORMAL_TIME unless `keep_times`. Of hard links the first path in sorted order that is left holds
+    All times are NORMAL_TIME unless `times` keeps them. Of hard links the first path in sorted order that is left holds
     the content. `guard` sees every entry, and may wrap its content.
     """
     items: list[Item] = []
     for change in _without(changes.changes, exclude):
-        entry = change.entry if keep_times else replace(change.entry, mtime=NORMAL_TIME)
+        entry = times.of(change.entry)
         window = _Window(changes.stream, change.offset, entry.size)
         items.append(Item(entry, window.reopened if entry.size else None))
     return write_layer(items if guard is None else map(guard, items), out)

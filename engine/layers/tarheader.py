@@ -183,6 +183,12 @@ def pax_size(records: Mapping[str, bytes], name: str) -> int | None:
     return _pax_integer("size", value, name) if value else None
 
 
+def pax_time(records: Mapping[str, bytes], name: str) -> float | None:
+    """The entry's time by PAX records; None where they do not say. Raises UntrustedDataError (`layer-pax`)."""
+    value = records.get("mtime", b"")
+    return _pax_time(value, name) if value else None
+
+
 def refuse_sparse(name: str) -> NoReturn:
     """Raise UntrustedDataError (`layer-sparse`)."""
     refuse(

@@ -17,10 +17,10 @@ from engine.images import mediatype
 from engine.images.config import History, ImageConfiguration
 from engine.images.descriptor import Descriptor
 from engine.images.manifest import Manifest
-from engine.layers.entry import NORMAL_TIME
 from engine.output.annotations import NO_ANNOTATIONS, Annotations
 from engine.output.compress import DEFAULT, Supply, packed
 from engine.output.kinds import OutputSpec
+from engine.output.moments import NORMAL, Moments
 from machinefile.platform import Platform
 from machinefile.steps import BuildGraph
 
@@ -100,18 +100,18 @@ def assemble(
     cancelled: threading.Event | None = None,
     inline: Sequence[StepKeys] = (),
     supply: Supply | None = None,
-    time_shown: int = NORMAL_TIME,
+    moments: Moments = NORMAL,
 ) -> BuiltImage:
     """Write configuration, compressed layers and manifest into the store. The base's blobs need not be there, nor those
     of layers that `supply` knows to be as they should.
 
     `platform` is what was asked for; the configuration says what the target's base is for. `inline` has the keys of
-    the result's steps for an image that is to be a cache too. `time_shown` is when the image and its history's lines
-    were made, as they say: seconds since 1970. Raises as `packed`.
+    the result's steps for an image that is to be a cache too. `moments` is when the image and its history's lines
+    were made, as they say. Raises as `packed`.
     """
     platform = platform or graph.platform
     own = packed(result.layers, store, DEFAULT, cancelled, supply)
-    configuration = _configuration(graph, base, result, rfc3339(time_shown))
+    configuration = _configuration(graph, base, result, moments)
     if inline:
         from engine.carry.inline import inline_document
 
@@ -188,15 +188,15 @@ def _for_docker(manifest: Manifest) -> Manifest:
     )
 
 
-def _configuration(graph: BuildGraph, base: Base, result: StepResult, created: str) -> ImageConfiguration:
+def _configuration(graph: BuildGraph, base: Base, result: StepResult, moments: Moments) -> ImageConfiguration:
     own = ImageConfiguration(
         config=graph.config,
         architecture=graph.platform.architecture,
         os=graph.platform.os,
         variant=graph.platform.variant,
         diff_ids=tuple(layer.diff_id for layer in (*base.layers, *result.layers)),
-        history=(*_base_history(base), *_history(graph, result, created)),
-        created=created,
+        history=(*_base_history(base), *_history(graph, result, moments)),
+        created=rfc3339(moments.created),
         author=graph.author or (base.configuration.author if base.configuration else ""),
     )
     if base.configuration is None:
@@ -217,11 +217,12 @@ def _base_history(base: Base) -> tuple[History, ...]:
     return (*history, *(History(comment="from the base image") for _ in range(missing)))
 
 
-def _history(graph: BuildGraph, result: StepResult, created: str) -> tuple[History, ...]:
+def _history(graph: BuildGraph, result: StepResult, moments: Moments) -> tuple[History, ...]:
     added = iter(result.steps)
     lines = []
     for step_id in graph.history:
         step = graph.step(step_id)
         empty = not (step.makes_layer and next(added) is not None)
+        created = rfc3339(moments.of(step_id))
         lines.append(History(created=created, created_by=step.created_by, comment=COMMENT, empty_layer=empty))
     return tuple(lines)

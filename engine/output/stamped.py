@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from cache.index import Kind
 from cache.results import Layer, StepResult
@@ -25,41 +25,54 @@ def stamped(
     store: Store,
     cancelled: threading.Event | None = None,
     supply: Supply | None = None,
+    *,
+    clamp: bool = False,
 ) -> StepResult:
-    """The same file system with `seconds` since 1970 as the time of everything in its layers, which are plain and in
-    the store then. For images alone: no step is to stand on it, and no cache is to have it.
+    """The same file system with `seconds` since 1970 as the time of everything in its layers, or with `clamp` of what
+    is later; they are plain and in the store then. For images alone: no step is to stand on it, and no cache is to have
+    it.
 
     What is to be stamped is brought by `supply` first, if it is not here. Raises UntrustedDataError
     (`diff-id-mismatch`, `layer-...`), StoreError, InterruptedBuildError, and as `supply`.
     """
-    found = {layer: _known(layer, seconds, store) for layer in result.layers}
+    how = _Stamp(seconds, clamp)
+    found = {layer: how.known(layer, store) for layer in result.layers}
     missing = [layer for layer, there in found.items() if there is None]
     if supply is not None:
         supply.bring(missing)
     stop = cancelled or threading.Event()
     # The index stays with this thread; the workers only read and write blobs.
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _MOST_WORKERS)) as pool:
-        started = {layer: pool.submit(_make, layer, seconds, store, stop) for layer in missing}
+        started = {layer: pool.submit(_make, layer, how, store, stop) for layer in missing}
         for layer, made in started.items():
             new = found[layer] = made.result()
-            store.index.put(Kind.STAMPED, _key(layer, seconds), [new.digest, new.size])
+            store.index.put(Kind.STAMPED, how.key(layer), [new.digest, new.size])
     return replace(result, steps=tuple(layer and found[layer] for layer in result.steps))
 
 
-def _key(layer: Layer, seconds: int) -> str:
-    return f"{seconds}:{layer.diff_id}"
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """What is put on layers."""
+
+    seconds: int
+    clamp: bool
+
+    def key(self, layer: Layer) -> str:
+        """Under what the index keeps the layer with it."""
+        return f"{'until ' if self.clamp else ''}{self.seconds}:{layer.diff_id}"
+
+    def known(self, layer: Layer, store: Store) -> Layer | None:
+        """The layer with it, if it was made before and is there."""
+        match store.index.get(Kind.STAMPED, self.key(layer)):
+            case [str(digest), int(size)] if store.blobs.is_sound(digest, size):
+                return Layer(digest, digest, size, mediatype.OCI_LAYER)
+        return None
 
 
-def _known(layer: Layer, seconds: int, store: Store) -> Layer | None:
-    match store.index.get(Kind.STAMPED, _key(layer, seconds)):
-        case [str(digest), int(size)] if store.blobs.is_sound(digest, size):
-            return Layer(digest, digest, size, mediatype.OCI_LAYER)
-    return None
-
-
-def _make(layer: Layer, seconds: int, store: Store, cancelled: threading.Event) -> Layer:
+def _make(layer: Layer, how: _Stamp, store: Store, cancelled: threading.Event) -> Layer:
     with store.blobs.open(layer.digest) as blob, store.blobs.writer() as writer:
         plain = PlainLayer(layer, blob, cancelled)
-        stamp(TarStream(plain, hashed=False), writer, seconds, LayerLimits.from_environment())
+        limits = LayerLimits.from_environment()
+        stamp(TarStream(plain, hashed=False), writer, how.seconds, limits, clamp=how.clamp)
         plain.check()
     return Layer(writer.digest, writer.digest, writer.size, mediatype.OCI_LAYER)

@@ -83,12 +83,16 @@ class FileTree:
     size: int
     store: Store
     blob: str
+    modified: int = 0
+    """When its server says that it was changed last: seconds since 1970."""
 
     def entry(self, path: str) -> Entry | None:
         """What stands at a path."""
         if not path:
             return Entry("", EntryType.DIRECTORY, 0o755)
-        return Entry(path, EntryType.FILE, FILE_MODE, size=self.size) if path == self.name else None
+        return (
+            Entry(path, EntryType.FILE, FILE_MODE, size=self.size, mtime=self.modified) if path == self.name else None
+        )
 
     def children(self, path: str) -> tuple[str, ...]:
         """The names in a directory."""
@@ -170,7 +174,7 @@ class Remotes:
                 raise
             raise self._pins.explain(error, operation.url) from error
         size = self._store.blobs.path(blob).stat().st_size
-        return FileTree(file_name(operation.url), size, self._store, blob)
+        return FileTree(file_name(operation.url), size, self._store, blob, self._web.modified(operation.url, blob))
 
     @contextmanager
     def checkout(self, operation: RemoteSource) -> Iterator[Checkout]:

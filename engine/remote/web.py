@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 from cache.blobs import BlobWriter
@@ -17,6 +18,7 @@ from cache.store import Store
 from engine.events import Note, Observer, TransferProgress
 from engine.images.policy import RegistrySettings, TransferPolicy
 from engine.images.retry import Attempts, RetryableError
+from engine.layers.times import bounded
 from engine.remote.weburl import file_name, without_password
 from machinefile.errors import TransferError, UntrustedDataError
 
@@ -122,6 +124,12 @@ class Web:
             if not blob or not self._store.blobs.is_sound(blob):
                 blob = self._fetch(url, None, expected=digest).digest
         return blob
+
+    def modified(self, url: str, blob: str) -> int:
+        """When a blob that came from an address was changed last, as the server said: seconds since 1970. 0 where it
+        did not say, as in BuildKit, or the address had something else when it was last asked."""
+        known = Remembered.from_json(self._store.index.get(Kind.REMOTE, _name(url)))
+        return _seconds(known.modified) if known is not None and known.digest == blob else 0
 
     def _blob(self, digest: str) -> str:
         if digest.startswith("sha256:"):
@@ -302,6 +310,18 @@ def _check_status(response: httpx.Response, url: str, *, resumed: bool) -> None:
             hint="ADD sends no credentials; fetch it in a RUN with a secret, or copy it into the context",
         )
     raise _failed(f"{response.url.host} answered {status} to the request for {shown}")
+
+
+def _seconds(date: str) -> int:
+    """A date of HTTP. Source: RFC 9110, 5.6.7."""
+    from email.utils import parsedate_to_datetime  # which takes time to import
+
+    try:
+        found = parsedate_to_datetime(date)
+        # Without a zone it is that of Greenwich too.
+        return bounded((found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _failed(message: str) -> TransferError:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from engine.layers.entry import Entry, EntryType
+from engine.layers.entry import NORMAL_TIME, Entry, EntryType
 from engine.steps.draft import Copied, Draft, conflict
 from engine.steps.mode import apply_mode
 from engine.steps.tree import LinkLoopError, Tree, resolve
@@ -67,14 +67,15 @@ def copied_entries(
     target: Tree,
     owner: tuple[int, int] | None,
     archives: Mapping[str, ArchiveTree] = MappingProxyType({}),
+    now: int = NORMAL_TIME,
 ) -> list[Copied]:
     """Everything that the copy writes onto the target, directories it has to make included, in sorted order.
 
     `owner` is the --chown in numbers, None to keep the source's; `archives` are those of the sources, by their
-    paths, that are to be unpacked. Raises MachinefileError: `copy-conflict` where a file would replace a directory
-    or the other way round, `link-loop`.
+    paths, that are to be unpacked; `now` is the time of what is in no source. Raises MachinefileError:
+    `copy-conflict` where a file would replace a directory or the other way round, `link-loop`.
     """
-    draft = Draft(target, owner)
+    draft = Draft(target, owner, now)
     excluded = IgnoreRules.parse("\n".join(operation.exclude)) if operation.exclude else None
     copier = _Copier(operation, source, draft, excluded)
     try:
@@ -115,7 +116,7 @@ class _Copier:
         self._check_file(destination)
         uid, gid = self._draft.owner or (0, 0)
         mode = apply_mode(self._operation.mode, 0o644, directory=False)
-        entry = Entry(destination, EntryType.FILE, mode, uid, gid, size=len(content))
+        entry = Entry(destination, EntryType.FILE, mode, uid, gid, len(content), self._draft.now)
         self._draft.put(Copied(entry, content=content))
 
     def _destination(self, name: str, is_directory: bool) -> str:

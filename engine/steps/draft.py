@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from engine.layers.entry import Entry, EntryType
+from engine.layers.entry import NORMAL_TIME, Entry, EntryType
 from engine.steps.tree import Tree, resolve
 from machinefile.errors import MachinefileError
 
@@ -29,9 +29,11 @@ class Copied:
 class Draft:
     """The target as it looks with what the copy has written so far."""
 
-    def __init__(self, target: Tree, owner: tuple[int, int] | None) -> None:
+    def __init__(self, target: Tree, owner: tuple[int, int] | None, now: int = NORMAL_TIME) -> None:
+        """`now` is the time of what is made in it: seconds since 1970."""
         self._target = target
         self.owner = owner
+        self.now = now
         self._new: dict[str, Copied] = {}
 
     def entry(self, path: str) -> Entry | None:
@@ -61,7 +63,7 @@ class Draft:
         if path:
             self.make_directories(path.rpartition("/")[0])
             uid, gid = self.owner or (0, 0)
-            self.put(Copied(Entry(path, EntryType.DIRECTORY, _DIRECTORY_MODE, uid, gid)))
+            self.put(Copied(Entry(path, EntryType.DIRECTORY, _DIRECTORY_MODE, uid, gid, mtime=self.now)))
 
     def finished(self) -> list[Copied]:
         """What was written, each with the directories above it, as the target has them: layers are read alone."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from io import BytesIO
 
@@ -12,11 +11,12 @@ from cache.results import Layer
 from engine.context import ContextFiles
 from engine.layers.compression import Source
 from engine.layers.content import Contents, LayerFiles
-from engine.layers.entry import NORMAL_TIME, Entry, EntryType
+from engine.layers.entry import Entry, EntryType
 from engine.layers.limits import LayerLimits
 from engine.layers.names import WHITEOUT_PREFIX
 from engine.layers.root import Located, RootView
 from engine.layers.tarwrite import Item
+from engine.layers.times import Times
 from engine.layerstore import LayerStore
 from engine.steps.copy import Matched, copied_entries, match_sources
 from engine.steps.draft import Copied
@@ -57,7 +57,7 @@ def copy_files(
     view = layers.view(below)
     archives = _archives(sources, context, layers.limits) if operation.unpack else {}
     owner = view.users.owner(operation.owner) if operation.owner else (0, 0)
-    copied = copied_entries(operation, context, sources, _target(operation, view), owner, archives)
+    copied = copied_entries(operation, context, sources, _target(operation, view), owner, archives, layers.times.now())
     trees = {archive.number: archive.tree for archive in archives.values()}
 
     def inode(path: str, archive: int | None) -> Hashable:
@@ -73,7 +73,9 @@ def copy_files(
             contents = stack.enter_context(files.gather(located.values(), layers.folder()))
             opened[archive.number] = partial(_open_located, contents, located)
         opened[-1] = context.open
-        return layers.write([_item(one, opened[-1 if one.archive is None else one.archive]) for one in copied])
+        return layers.write(
+            [_item(one, opened[-1 if one.archive is None else one.archive], layers.times) for one in copied]
+        )
 
 
 def copy_from_layers(operation: Copy, origin: Layers, below: Layers, layers: LayerStore, name: str) -> Layer | None:
@@ -83,7 +85,8 @@ def copy_from_layers(operation: Copy, origin: Layers, below: Layers, layers: Lay
     copied = _linked(copied, lambda path, archive: _inode(source, path))
     wanted = [source.located(one.source) for one in copied if one.source is not None]
     with layers.files(origin).gather(wanted, layers.folder()) as contents:
-        return layers.write([_item(one, lambda path: contents.open(source.located(path))) for one in copied])
+        items = [_item(one, lambda path: contents.open(source.located(path)), layers.times) for one in copied]
+        return layers.write(items)
 
 
 def copy_inline(operation: Copy, below: Layers, layers: LayerStore) -> Layer | None:
@@ -92,15 +95,15 @@ def copy_inline(operation: Copy, below: Layers, layers: LayerStore) -> Layer | N
     def nowhere(path: str) -> Source:
         raise AssertionError(f"{path} is in no source")
 
-    return layers.write([_item(one, nowhere) for one in _plan(operation, _Nothing(), below, layers, "the Machinefile")])
+    copied = _plan(operation, _Nothing(), below, layers, "the Machinefile")
+    return layers.write([_item(one, nowhere, layers.times) for one in copied])
 
 
 def _plan(operation: Copy, source: Tree, below: Layers, layers: LayerStore, where: str) -> list[Copied]:
     view = layers.view(below)
     owner = view.users.owner(operation.owner) if operation.owner else None
-    return copied_entries(
-        operation, source, match_sources(operation, source, where=where), _target(operation, view), owner
-    )
+    matched = match_sources(operation, source, where=where)
+    return copied_entries(operation, source, matched, _target(operation, view), owner, now=layers.times.now())
 
 
 def _open_located(contents: Contents, located: Mapping[str, Located], path: str) -> Source:
@@ -146,8 +149,8 @@ def _linked(copied: list[Copied], inode: Callable[[str, int | None], Hashable]) 
     return result
 
 
-def _item(copied: Copied, opener: Opener) -> Item:
-    entry = replace(copied.entry, mtime=NORMAL_TIME)
+def _item(copied: Copied, opener: Opener, times: Times) -> Item:
+    entry = times.of(copied.entry)
     name = entry.path.rpartition("/")[2]
     if name.startswith(WHITEOUT_PREFIX):
         raise MachinefileError.one(

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from cache.results import Layer
 from cache.store import Store
 from engine.context import ContextFiles
-from engine.layers.entry import NORMAL_TIME, Entry, EntryType
+from engine.layers.entry import Entry, EntryType
 from engine.layers.names import WHITEOUT_PREFIX
 from engine.layers.tarwrite import Item
+from engine.layers.times import NORMAL, Times
 from engine.layerstore import LayerStore
 from engine.plan import content_identity
 from engine.secrets import Secrets
@@ -74,7 +75,7 @@ class MountMaker:
     """Where an empty cache may have something to begin with."""
     borrowed: dict[str, CacheRequest] = field(default_factory=dict)
     """The caches that steps have had, by identity."""
-    _of_contexts: dict[tuple[str, str], MountedFiles] = field(default_factory=dict)
+    _of_contexts: dict[tuple[str, str, bool], MountedFiles] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -155,10 +156,12 @@ class MountMaker:
             case FromStep(step):
                 return self._in_layers(self.layers_of(step), mount.source)
             case FromContext(name):
+                # A cache is called after what it begins with, which the times of files are no part of.
+                times = NORMAL if mount.type is MountType.CACHE else self.layers.times
                 with self._lock:
-                    key = (name, mount.source)
+                    key = (name, mount.source, times.keep)
                     if key not in self._of_contexts:
-                        self._of_contexts[key] = self._in_context(self.contexts[name], mount.source)
+                        self._of_contexts[key] = self._in_context(self.contexts[name], mount.source, times)
                     return self._of_contexts[key]
             case _:
                 raise AssertionError("a bind mount has its files from somewhere")
@@ -171,12 +174,12 @@ class MountMaker:
             raise _missing(source, "the files that the mount is from")
         return MountedFiles(layers, path, located.entry.type is not EntryType.DIRECTORY)
 
-    def _in_context(self, context: ContextFiles, source: str) -> MountedFiles:
+    def _in_context(self, context: ContextFiles, source: str, times: Times) -> MountedFiles:
         path = follow(context, source.strip("/"))
         top = context.entry(path)
         if top is None:
             raise _missing(source, "the build context")
-        layer = self.layers.write(_items(context, top), guarded=False)
+        layer = self.layers.write(_items(context, top, times), guarded=False)
         layers = () if layer is None else (layer,)
         return MountedFiles(layers, _TOP, top.type is not EntryType.DIRECTORY)
 
@@ -202,8 +205,8 @@ class MountMaker:
         return tuple(found.items())
 
 
-def _items(context: ContextFiles, top: Entry) -> Iterator[Item]:
-    """A source of a context and all below it, as the entries of a layer: owned by root, of the one time of all."""
+def _items(context: ContextFiles, top: Entry, times: Times) -> Iterator[Item]:
+    """A source of a context and all below it, as the entries of a layer, owned by root."""
     todo = [top.path]
     names: dict[tuple[int, int], str] = {}
     while todo:
@@ -218,7 +221,7 @@ def _items(context: ContextFiles, top: Entry) -> Iterator[Item]:
                 hint="rename it, or leave it out with .dockerignore",
             )
         place = _TOP + path[len(top.path) :] if top.path else f"{_TOP}/{path}".rstrip("/")
-        placed = replace(entry, path=place, uid=0, gid=0, mtime=NORMAL_TIME, opaque=False)
+        placed = times.of(replace(entry, path=place, uid=0, gid=0, opaque=False))
         if entry.type is EntryType.DIRECTORY:
             todo += [f"{path}/{name}".lstrip("/") for name in context.children(path)]
         inode = context.inode(path)

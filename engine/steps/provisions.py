@@ -20,3 +20,5 @@ class Provisions:
     secrets: Secrets = field(default_factory=Secrets)
     step_timeout: float | None = None
     """Seconds that a RUN may take."""
+    keep_times: bool = False
+    """Whether what they make keeps its times."""

@@ -75,7 +75,7 @@ def execution_of(
     """
     account = layers.view(below).users.account(operation.user)
     proxy, loopback_ports = for_guest(operation.proxy)
-    environment = {**dict(_environment(operation, proxy)), **dict(prepared.environment)}
+    environment = {**dict(_environment(operation, proxy, provisions)), **dict(prepared.environment)}
     return Execution(
         disks=layers.disks(below),
         argv=operation.argv,
@@ -103,16 +103,17 @@ def outlook_of(operation: Run, disks: tuple[Path, ...], provisions: Provisions) 
     return Outlook(disks, operation.shape, operation.network, operation.hosts, provisions.egress, loopback_ports)
 
 
-def _environment(operation: Run, proxy: Pairs) -> Pairs:
-    """What the step declares, and what every step sees: the proxies given, and the one time of all layers, so that
-    what a tool writes by SOURCE_DATE_EPOCH stays true when the layer is stamped."""
+def _environment(operation: Run, proxy: Pairs, provisions: Provisions) -> Pairs:
+    """What the step declares, and what every step sees: the proxies given, and the one time of all layers, if they have
+    one, so that what a tool writes by SOURCE_DATE_EPOCH stays true when the layer is stamped."""
     given, for_the_guest = dict(operation.proxy), dict(proxy)
     declared = {
         # An ARG that took a proxy's setting means the same proxy.
         name: for_the_guest[name] if given.get(name) == value else value
         for name, value in operation.environment
     }
-    environment = {**for_the_guest, "SOURCE_DATE_EPOCH": str(NORMAL_TIME), **declared}
+    one_time = {} if provisions.keep_times else {"SOURCE_DATE_EPOCH": str(NORMAL_TIME)}
+    environment = {**for_the_guest, **one_time, **declared}
     return tuple(sorted(environment.items()))
 
 

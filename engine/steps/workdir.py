@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cache.results import Layer
-from engine.layers.entry import NORMAL_TIME, Entry, EntryType
+from engine.layers.entry import Entry, EntryType
 from engine.layers.names import ancestors_of
 from engine.layers.tarwrite import Item
 from engine.layers.users import UserDatabase
@@ -25,18 +25,18 @@ def make_workdir(operation: Workdir, below: tuple[Layer, ...], layers: LayerStor
     uid, gid = _owner(operation.user, view.users)
     path = view.resolve(operation.path)
     entries: list[Entry] = []
-    missing = 0
+    missing, now = 0, layers.times.now()
     for step in (*ancestors_of(path), path):
         located = view.lookup(step)
         if located is None:
             missing += 1
-            entries.append(Entry(step, EntryType.DIRECTORY, 0o755, uid, gid))
+            entries.append(Entry(step, EntryType.DIRECTORY, 0o755, uid, gid, mtime=now))
         elif located.entry.type is not EntryType.DIRECTORY:
             raise MachinefileError.one(
                 f"WORKDIR {operation.path}: /{step} is there and is not a directory", code="copy-conflict"
             )
         elif step:
-            entries.append(replace(located.entry, mtime=NORMAL_TIME, opaque=False))
+            entries.append(layers.times.of(replace(located.entry, opaque=False)))
     return layers.write([Item(entry) for entry in entries]) if missing else None
 
 

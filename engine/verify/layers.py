@@ -195,7 +195,10 @@ def _judged(path: str, changes: tuple[Change, ...]) -> FileDifference:
     if Aspect.PRESENCE in aspects:
         found = guess_presence(path)
     elif aspects == {Aspect.TIME}:
-        mend = "build both with mbuild and the same SOURCE_DATE_EPOCH, or none: all files of a layer have one time then"
+        mend = (
+            "build both with mbuild and the same SOURCE_DATE_EPOCH, or none, and without --timestamps=keep: "
+            "all files of a layer have one time then"
+        )
         found = guess(Cause.TIMESTAMP, "only the time of the file differs", mend)
     elif Aspect.CONTENT in aspects:
         found = guess_path(path)

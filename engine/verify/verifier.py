@@ -23,6 +23,7 @@ from engine.layers.limits import LayerLimits
 from engine.lookup import CachePolicy
 from engine.naming import find_in_plan
 from engine.output.compress import PlainLayer
+from engine.output.stamped import stamped
 from engine.plan import Plan, PlannedStep
 from engine.report import BuildReport
 from engine.request import BuildRequest
@@ -31,7 +32,7 @@ from engine.verify.difference import StepDifference, Verification
 from engine.verify.images import Image, field_differences, find_image, stored_image
 from engine.verify.layers import Side, compare_layers
 from engine.verify.masking import masked
-from engine.verify.varied import BackwardContext, ShiftedSandbox, elsewhere, varied
+from engine.verify.varied import CLOCK_SHIFT, BackwardContext, ShiftedSandbox, elsewhere, varied
 from engine.vm.execution import Sandbox
 from machinefile.errors import UsageError
 from machinefile.steps import From, Run, Step
@@ -144,6 +145,7 @@ class Verifier:
             driver.observer(Note(f"running {step.instruction} again, in other surroundings"))
             with elsewhere():
                 second = self._run(again, inside, ShiftedSandbox(inside.sandbox))
+        first, second = self._shown(request, StepResult((first, second)), driver.store).steps
         pair = self._side(first, driver.store), self._side(second, driver.store)
         difference = None if first == second else self._difference(request, step, pair, driver.store)
         sides = ("the first run", "the second run")
@@ -175,13 +177,21 @@ class Verifier:
         usual = driver.sandbox
         driver.sandbox = lambda: ShiftedSandbox(usual())
         driver.open_context = BackwardContext
+        driver.clock_shift = CLOCK_SHIFT
 
     def _build(self, driver: Driver, request: BuildRequest) -> _Build:
         kept: list[tuple[Plan, Mapping[str, StepResult]]] = []
         driver.finished = lambda plan, results: kept.append((plan, dict(results)))
         report = driver.build(request)
         plan, results = kept[-1]
+        results = {step_id: self._shown(request, result, driver.store) for step_id, result in results.items()}
         return _Build(driver, report, plan, results)
+
+    def _shown(self, request: BuildRequest, result: StepResult, store: Store) -> StepResult:
+        """The same with the times that an image shows: what SOURCE_DATE_EPOCH takes away of them is no difference."""
+        if not (request.keep_times and request.restamps):
+            return result
+        return stamped(result, request.time, store, self.cancelled, clamp=True)
 
     def _compared(self, request: BuildRequest, first: _Build, second: _Build) -> Verified:
         digests = first.report.digest, second.report.digest

@@ -100,6 +100,7 @@ def way_in(options: argparse.Namespace, step: str) -> str:
         for value in getattr(options, option):
             words += [f"--{option.replace('_', '-')}", value]
     words += ["--no-lock"] if options.no_lock else []
+    words += ["--timestamps", options.timestamps] if options.timestamps != "normal" else []
     if options.normalize_modes:
         words.append("--normalize-modes")
     words += ["--clock", options.clock] if options.clock != Clock.REAL.value else []

@@ -205,9 +205,3 @@ def test_a_commit_that_is_not_all_there_is_noted(mbuild: Mbuild, busybox: str) -
     done = mbuild.ok("--progress=plain", "--source-date-epoch=git", context)
     assert "has changes that are not in the commit" in done.stderr
     assert done.stdout == mbuild.ok("-q", "--source-date-epoch=1700000000", context).stdout
-
-
-def test_real_times_are_refused_before_anything_is_built(mbuild: Mbuild) -> None:
-    refused = mbuild("--timestamps=keep", mbuild.context("FROM scratch\nCOPY Machinefile /\n"))
-    assert refused.returncode == 2
-    assert "--timestamps=keep is not supported yet" in refused.stderr

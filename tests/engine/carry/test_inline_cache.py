@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -190,3 +191,19 @@ def test_others_read_the_image_as_any_other(workshop, build, registry, tmp_path)
     pulled = run(tmp_path, "buildah", *state, "pull", "--quiet", *trust, f"docker://{name}")
     assert pulled == manifest.config.digest.removeprefix("sha256:")
     assert configuration.inline_cache
+
+
+def test_steps_that_keep_times_tell_when_they_were_made(workshop) -> None:
+    workshop.write("file", "content")
+    request = replace(workshop.request(TEXT), inline_cache=True, keep_times=True)
+    index = inside(workshop, workshop.driver.build(request).digest)
+    for planned in workshop.driver.plan(request).counted():
+        assert planned.result is not None
+        assert index.entries[planned.key].result.created == round(planned.result.created) > 0
+
+
+@pytest.mark.parametrize("made", [[1], [-1, "x"], [1e400, 1 << 50], {"a": 1}, "ab", [None, [1]]], ids=repr)
+def test_times_that_make_no_sense_are_none(made: object) -> None:
+    keys = ["sha256:" + digit * 64 for digit in "ab"]
+    text = json.dumps({"steps": [[key, "", None] for key in keys], "packing": "", "blobs": [], "made": made})
+    assert [entry.result.created for entry in parse_inline(text, [], "it").entries.values()] == [0, 0]

@@ -16,6 +16,7 @@ from engine.layers.changes_write import ChangeWriter, write_changes
 from engine.layers.entry import NORMAL_TIME, Entry, EntryType
 from engine.layers.limits import LayerLimits
 from engine.layers.tarwrite import Item
+from engine.layers.times import KEPT
 from machinefile.errors import MbuildError, StepError, UntrustedDataError
 
 LIMITS = LayerLimits(max_bytes=1 << 24)
@@ -82,8 +83,8 @@ def test_overlay_marks_become_whiteouts_and_opaque_directories() -> None:
 def test_times_are_normal_unless_they_are_kept() -> None:
     stream = stream_of((RecordType.SYMLINK, Entry("l", EntryType.SYMLINK, 0o777, mtime=5.25, link="x")))
     assert paths(stream)["l"].mtime == NORMAL_TIME
-    kept = layer_from_changes(read_changes(stream, LIMITS), io.BytesIO(), keep_times=True)
-    assert [entry.mtime for entry in kept.index] == [5.25]
+    kept = layer_from_changes(read_changes(stream, LIMITS), io.BytesIO(), times=KEPT)
+    assert [entry.mtime for entry in kept.index] == [5]
 
 
 def test_sockets_and_attributes_of_the_machine_are_left_out() -> None:

@@ -7,7 +7,6 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from engine.layers.index import LayerIndex
 from engine.layers.limits import LayerLimits
 from engine.layers.root import Located, RootView
 from engine.layers.tarwrite import Item, canonical, write_layer
+from engine.layers.times import KEPT, NORMAL
 
 NAMES = st.sampled_from(["a", "b", "a-b", "é", "\udcff", "n" * 120, ".whx", " ", "\n"])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
@@ -132,13 +132,10 @@ def test_a_change_stream_gives_the_same_layer(items: dict[str, Item]) -> None:
     ordered = {item.entry.path: item for item in canonical(items.values())}
     stream = io.BytesIO()
     write_changes(items.values(), stream)
-    for keep in (True, False):
+    for times in (KEPT, NORMAL):
         out = io.BytesIO()
-        layer = layer_from_changes(read_changes(stream, LayerLimits()), out, keep_times=keep)
-        timed = {
-            path: item if keep else Item(replace(item.entry, mtime=NORMAL_TIME), item.open)
-            for path, item in ordered.items()
-        }
+        layer = layer_from_changes(read_changes(stream, LayerLimits()), out, times=times)
+        timed = {path: Item(times.of(item.entry), item.open) for path, item in ordered.items()}
         expected, index = tar_of(timed)
         assert out.getvalue() == expected
         assert layer.index == index

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from engine.layers.compression import Source
 from engine.layers.entry import Entry, EntryType
 from engine.layers.limits import LayerLimits
-from engine.layers.stamp import MAX_TIME, stamp
+from engine.layers.stamp import stamp
 from engine.layers.tarread import TarStream
 from engine.layers.tarwrite import Item, write_layer
+from engine.layers.times import MAX_TIME
 from machinefile.errors import UntrustedDataError
 
 from .test_layer_round_trips import LAYERS, tar_of
@@ -75,3 +76,31 @@ def test_an_extension_header_has_a_limit() -> None:
     with pytest.raises(UntrustedDataError) as refused:
         stamped(io.BytesIO(out.getvalue()), 1, replace(LayerLimits(), max_pax=1000))
     assert refused.value.code == "layer-header"
+
+
+@given(LAYERS, st.integers(0, MAX_TIME))
+@settings(max_examples=60, deadline=None)
+def test_clamped_is_what_is_later_alone(items: dict[str, Item], seconds: int) -> None:
+    data, _ = tar_of(items)
+    timed = {
+        path: Item(replace(item.entry, mtime=min(item.entry.mtime, seconds)), item.open) for path, item in items.items()
+    }
+    out = io.BytesIO()
+    stamp(TarStream(io.BytesIO(data), hashed=False), out, seconds, LayerLimits(), clamp=True)
+    assert out.getvalue() == tar_of(timed)[0]
+
+
+def test_clamping_heeds_the_times_that_other_writers_put_elsewhere() -> None:
+    long, out = "n" * 150, io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, time in ((long, 99.25), ("early", 98.5), ("plain", 100), ("far", 1 << 34), ("before", -7.5)):
+            entry = tarfile.TarInfo(name)
+            entry.mtime, entry.pax_headers = time, {"ctime": "1234567.5"}  # type: ignore[assignment]
+            tar.addfile(entry)
+    stream, clamped = TarStream(io.BytesIO(out.getvalue()), hashed=False), io.BytesIO()
+    stamp(stream, clamped, 99, LayerLimits(), clamp=True)
+    clamped.seek(0)
+    with tarfile.open(fileobj=clamped) as tar:
+        found = {entry.name: entry.mtime for entry in tar}
+        assert all("ctime" not in entry.pax_headers for entry in tar)
+    assert found == {long: 99, "early": 98.5, "plain": 99, "far": 99, "before": -7.5}

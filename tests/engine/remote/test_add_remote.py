@@ -6,11 +6,14 @@ import gzip
 import hashlib
 import io
 import tarfile
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from engine.layers.entry import NORMAL_TIME, Entry
+from engine.layers.times import MAX_TIME
 from machinefile.errors import MachinefileError, MbuildError, TransferError, UntrustedDataError
 
 if TYPE_CHECKING:
@@ -236,3 +239,44 @@ def test_nothing_fetched_is_left_behind(workshop: Workshop, git_server: GitServe
     add(workshop, f"{work.url} /src")
     left = [path for path in workshop.store.temporary.rglob("*") if path.is_file() and path.name != "lock"]
     assert left == []
+
+
+DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (DATE, 1_445_412_480),
+        ("Wed Oct 21 07:28:00 2015", 1_445_412_480),
+        ("", 0),
+        ("yesterday", 0),
+        ("Wed, 21 Oct 99999999 07:28:00 GMT", 0),
+        ("Wed, 21 Oct 1915 07:28:00 GMT", 0),
+        ("Wed, 21 Oct 9915 07:28:00 GMT", MAX_TIME),
+    ],
+)
+def test_a_file_that_keeps_its_time_has_what_the_server_says(
+    workshop: Workshop, server: FileServer, monkeypatch: pytest.MonkeyPatch, said: str, expected: int
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    time.tzset()
+    url = server.put("/tool", b"hello", modified=said)
+    digest = hashlib.sha256(b"hello").hexdigest()
+    for words in (url, f"--checksum=sha256:{digest} {url}"):
+        report = workshop.driver.build(
+            replace(workshop.request(f"FROM base\nADD {words} /opt/tool\n"), keep_times=True)
+        )
+        assert workshop.layers(report.digest)[-1]["opt/tool"][0].mtime == expected
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_a_repository_has_the_time_of_its_checkout(workshop: Workshop, git_server: GitServer) -> None:
+    work = git_server.repository()
+    work.write("file")
+    work.commit()
+    begun = int(time.time())
+    report = workshop.driver.build(replace(workshop.request(f"FROM base\nADD {work.url} /src\n"), keep_times=True))
+    entry, _ = workshop.layers(report.digest)[-1]["src/file"]
+    assert begun <= entry.mtime <= time.time()

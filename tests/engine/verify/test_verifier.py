@@ -19,6 +19,7 @@ from layer_support import changes_of, file_item, obey, tar_of
 from cache.store import Store
 from engine.driver import Driver
 from engine.epoch import Epoch
+from engine.layers.tarwrite import Item
 from engine.secrets import Secrets
 from engine.verify.difference import Cause
 from engine.verify.varied import CLOCK_SHIFT
@@ -208,3 +209,57 @@ def test_a_secret_is_shown_nowhere(verifier: Verifier, workshop: Workshop) -> No
 
 def _id(workshop: Workshop, line: int) -> str:
     return next(one.step.id for one in workshop.plan(TEXT).steps if one.step.span and one.step.span.line == line)
+
+
+def _with_clock(workshop: Workshop, numbers: Iterator[int]) -> None:
+    """What the guests make has the time of their clocks."""
+
+    def behave(execution: Execution) -> tuple[int, bytes, bytes]:
+        text = b"%d" % next(numbers) if execution.argv[-1] == "count" else b"the same"
+        item = file_item(execution.argv[-1].split()[-1], text)
+        entry = replace(item.entry, mtime=1_700_000_000 + execution.clock_shift)
+        return 0, b"", changes_of(Item(entry, item.open))
+
+    workshop.sandbox = FakeSandbox(behave)
+
+
+def test_real_times_differ_and_that_is_said(verifier: Verifier, workshop: Workshop, numbers: Iterator[int]) -> None:
+    _with_clock(workshop, numbers)
+    request = replace(workshop.request("FROM base\nRUN write x\n"), keep_times=True)
+    found = verifier.twice(request).verification
+    assert not found.reproducible
+    assert found.step is not None
+    assert found.step.guess is not None
+    assert found.step.guess.cause is Cause.TIMESTAMP
+    assert "--timestamps=keep" in found.step.guess.mend
+    shutil.rmtree(verifier.folder / "first")
+    shutil.rmtree(verifier.folder / "second")
+    copied = replace(workshop.request("FROM base\nCOPY a /\n"), keep_times=True)
+    found = verifier.twice(copied).verification
+    assert not found.reproducible, "the image says when it was made"
+    assert found.step is None
+    assert found.fields
+
+
+def test_real_times_before_the_epoch_are_verified_by_what_is_left_of_them(
+    verifier: Verifier, workshop: Workshop, numbers: Iterator[int]
+) -> None:
+    _with_clock(workshop, numbers)
+    text = "FROM base\nCOPY a /\nRUN write x\n"
+    request = replace(workshop.request(text), keep_times=True, epoch=Epoch(1_600_000_000))
+    assert verifier.twice(request).verification.reproducible
+    shutil.rmtree(verifier.folder / "first")
+    shutil.rmtree(verifier.folder / "second")
+    found = verifier.twice(replace(request, machinefile=workshop.request(text + "RUN count\n").machinefile))
+    assert found.verification.step is not None
+    assert found.verification.step.line == 4, "not what differs in its times alone"
+
+
+def test_a_step_with_real_times_before_the_epoch_is_verified_too(
+    verifier: Verifier, workshop: Workshop, numbers: Iterator[int]
+) -> None:
+    _with_clock(workshop, numbers)
+    request = replace(workshop.request("FROM base\nRUN write x\n"), keep_times=True)
+    assert not verifier.step(request, "2").verification.reproducible
+    shutil.rmtree(verifier.folder / "first")
+    assert verifier.step(replace(request, epoch=Epoch(1_600_000_000)), "2").verification.reproducible
