@@ -152,7 +152,8 @@ class Driver:
                 with self._building(request, prepared) as (build, layers, supply, sandbox):
                     try:
                         results = build.run(whole=request.attest.sbom or not _only_pushed(request, plan))
-                        facts = BuildFacts.of(run | build.run_steps, restores + sandbox.starts, self.versions)
+                        ran, started = run | build.run_steps, restores + sandbox.starts
+                        facts = BuildFacts.of(ran, started, self.versions, prepared.remotes.known)
                         built, attested = self._finisher.finish(
                             request, plan, results, layers, supply, facts, build.results
                         )

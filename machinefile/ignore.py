@@ -72,6 +72,12 @@ class IgnoreRules:
                 found = not rule.keep
         return found
 
+    def patterns(self) -> tuple[str, ...]:
+        """Lines that parse to the same rules."""
+        # With the slash none of them is taken for a comment.
+        written = ((rule.keep, "." if rule.pattern == "." else f"/{rule.pattern}") for rule in self.rules)
+        return tuple(f"!{pattern}" if keep else pattern for keep, pattern in written)
+
     def prunes(self, directory: str) -> bool:
         """Whether all that is below a folder is ignored too, so that a walk need not enter it."""
         if not self.ignored(directory):

@@ -82,7 +82,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         contexts=contexts,
         jobs=options.jobs,
         egress=egress_policy(options),
-        ssh=_agents(options),
+        ssh=read_agents(options),
         secrets=read_secrets(options.secret),
         step_timeout=read_timeout(options.step_timeout),
         platforms=platforms,
@@ -97,7 +97,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
 
 def _timed(options: argparse.Namespace, context: Path, ignore: IgnoreRules) -> tuple[Epoch | None, Pairs]:
     """The time that the image is to show, and the build arguments, of which it is one."""
-    given = _build_args(options.build_arg)
+    given = build_arguments(options.build_arg)
     if options.source_date_epoch is None and _EPOCH not in dict(given) and _EPOCH not in os.environ:
         return None, given
     from engine.epoch import find_epoch  # which most builds have no use for
@@ -118,7 +118,7 @@ def _cache_policy(options: argparse.Namespace) -> CachePolicy:
     return CachePolicy(use=not options.no_cache, filters=words)
 
 
-def _agents(options: argparse.Namespace) -> tuple[AgentSource, ...]:
+def read_agents(options: argparse.Namespace) -> tuple[AgentSource, ...]:
     """--ssh; a later one for the same id wins."""
     given = options.ssh
     if not given:
@@ -249,7 +249,8 @@ def _build_options(
     )
 
 
-def _build_args(values: list[str]) -> Pairs:
+def build_arguments(values: list[str]) -> Pairs:
+    """--build-arg, and the proxies of this machine. Raises UsageError (`usage`)."""
     found: dict[str, str] = {}
     for value in values:
         name, equals, rest = value.partition("=")

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from machinefile.imageconfig import Pairs
+
+if TYPE_CHECKING:
+    from engine.remote.giturl import GitUrl
+    from engine.remote.repository import Found
+
+Commits = Callable[["GitUrl"], "Found | None"]
+"""Tells what a repository's address was found to mean; None where nobody asked."""
+
+
+def nothing_found(url: GitUrl) -> Found | None:
+    """Of a build without repositories."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +29,14 @@ class BuildFacts:
     """The ids of the steps that were run, not found."""
     machines: Callable[[], Pairs] | None
     """Tells the versions of what ran steps; None where no microVM was started."""
+    commits: Commits = nothing_found
 
     @classmethod
-    def of(cls, ran: set[str], restores: int, machines: Callable[[], Pairs] | None) -> BuildFacts:
+    def of(
+        cls, ran: set[str], restores: int, machines: Callable[[], Pairs] | None, commits: Commits = nothing_found
+    ) -> BuildFacts:
         """Of a build that started so many microVMs."""
-        return cls(frozenset(ran), machines if restores else None)
+        return cls(frozenset(ran), machines if restores else None, commits)
 
     def versions(self) -> Pairs:
         """Of mbuild, and of what ran steps. Raises HostError."""

@@ -11,7 +11,7 @@ from cache.store import Store
 from engine.attest.attach import attestation
 from engine.attest.dsse import AttestationSigner
 from engine.attest.packages import Inventory, inventory
-from engine.attest.provenance import reduced
+from engine.attest.provenance import reduced, written_as
 from engine.attest.spdx import document
 from engine.attest.spec import AttestSpec
 from engine.attest.statement import PROVENANCE_TYPE, SPDX_TYPE, Predicate, Statement, subjects_of
@@ -23,6 +23,7 @@ from engine.layerstore import LayerStore
 from engine.output.annotations import Annotations
 from engine.output.image import BuiltImage
 from engine.output.index import Built, BuiltAttestation, BuiltIndex, with_attestations
+from engine.output.kinds import OutputSpec
 from machinefile.platform import Platform
 
 
@@ -57,12 +58,18 @@ class Attester:
         """By diff ids: however its layers are compressed, an image is read once."""
 
     def build(
-        self, built: Built, names: Sequence[str], predicates: Mapping[str, Predicate], annotations: Annotations
+        self,
+        built: Built,
+        names: Sequence[str],
+        output: OutputSpec | None = None,
+        *,
+        predicates: Mapping[str, Predicate],
+        annotations: Annotations,
     ) -> BuiltIndex:
-        """What was built, with its attestations. `predicates` has provenances by the digests of configurations, which
-        all forms of an image share. Raises StoreError, TransferError, UntrustedDataError,
-        InterruptedBuildError."""
-        made = [self.image(_of_built(image, predicates), names) for image in built.images]
+        """What was built, with its attestations, in the form that an output gave it. `predicates` has provenances by
+        the digests of configurations, which all forms of an image share. Raises StoreError, TransferError,
+        UntrustedDataError, InterruptedBuildError."""
+        made = [self.image(_of_built(image, predicates, output), names) for image in built.images]
         return with_attestations(built, made, annotations, self._store)
 
     def image(self, image: ImageToAttest, names: Sequence[str]) -> BuiltAttestation:
@@ -93,7 +100,10 @@ class Attester:
         return self._found[key]
 
 
-def _of_built(image: BuiltImage, predicates: Mapping[str, Predicate]) -> ImageToAttest:
+def _of_built(image: BuiltImage, predicates: Mapping[str, Predicate], output: OutputSpec | None) -> ImageToAttest:
     config = image.manifest.config
     line = Descriptor(image.media_type, image.digest, image.size)
-    return ImageToAttest(line, image.platform, image.layers, config, predicates.get(config.digest))
+    predicate = predicates.get(config.digest)
+    if predicate is not None and output is not None:
+        predicate = written_as(predicate, output, image.platform)
+    return ImageToAttest(line, image.platform, image.layers, config, predicate)

@@ -15,40 +15,47 @@ that ran its steps and one that found them (the steps' results, the versions of 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from cache.index import Kind
 from cache.keys import VERSION as KEY_VERSION
 from cache.store import Store
+from engine.attest.dependencies import dependencies, without_annotations
 from engine.attest.facts import BuildFacts
 from engine.attest.spec import ProvenanceMode
-from engine.attest.statement import Predicate, canonical, image_purl
-from engine.bases import Base
-from engine.images.reference import Reference, parse_reference
+from engine.attest.statement import Predicate, canonical
+from engine.output.compress import DEFAULT
+from engine.output.image import rfc3339
+from engine.output.kinds import OutputSpec
 from engine.plan import Plan
-from engine.remote.remotes import repository_of
 from engine.remote.weburl import without_password
 from engine.request import BuildRequest
 from engine.secrets import Secrets
 from machinefile.arguments import PROXIES
-from machinefile.copies import is_git
 from machinefile.imageconfig import Pairs
 from machinefile.lint.stages import sounds_secret
-from machinefile.steps import BuildGraph, From, RemoteSource
+from machinefile.platform import Platform
+from machinefile.steps import BuildGraph
 
 BUILD_TYPE = "https://pypi.org/project/machinefile/#mbuild-build-v1"
 """docs/attestations.md says what the parameters of such builds mean."""
 
 _LARGEST_KEPT = 1 << 20
-_ONLY_MAX = ("machinefile", "buildArguments", "hiddenBuildArguments", "labels", "options")
+_USUAL_FORM: Mapping[str, object] = {
+    "compression": DEFAULT.compressor.value,
+    "level": DEFAULT.level,
+    "forceCompression": False,
+    "ociMediaTypes": True,
+    "annotations": {},
+}
+_ONLY_MAX = ("machinefile", "ignore", "buildArguments", "hiddenBuildArguments", "labels", "hiddenLabels", "options")
 
 
 def provenance_of(request: BuildRequest, plan: Plan, graph: BuildGraph, facts: BuildFacts) -> Predicate:
     """What is to be said of the image of one of the plan's graphs, in mode max."""
     arguments = _Arguments.of(request)
-    definition = _definition(request, plan, graph, arguments)
+    definition = _definition(request, plan, graph, arguments, facts)
     return {
         "buildDefinition": definition,
         "runDetails": {
@@ -66,6 +73,7 @@ def reduced(predicate: Predicate, mode: ProvenanceMode) -> Predicate:
     definition = {**_part(predicate, "buildDefinition")}
     external = _part(definition, "externalParameters")
     definition["externalParameters"] = {name: value for name, value in external.items() if name not in _ONLY_MAX}
+    definition["resolvedDependencies"] = without_annotations(definition.get("resolvedDependencies"))
     builder = _part(_part(predicate, "runDetails"), "builder")
     versions = {name: value for name, value in _part(builder, "version").items() if name == "mbuild"}
     return {
@@ -77,6 +85,26 @@ def reduced(predicate: Predicate, mode: ProvenanceMode) -> Predicate:
     }
 
 
+def written_as(predicate: Predicate, output: OutputSpec, platform: Platform | None) -> Predicate:
+    """What a provenance of mode max says of an image in the form that an output gave it."""
+    form: dict[str, object] = {
+        "compression": output.compression.compressor.value,
+        "level": output.compression.level,
+        "forceCompression": output.force_compression,
+        "ociMediaTypes": output.oci_media_types,
+        "annotations": dict(output.annotations.of_manifest(platform)),
+    }
+    if form == _USUAL_FORM:
+        return predicate
+    definition = {**_part(predicate, "buildDefinition")}
+    external = {**_part(definition, "externalParameters")}
+    external["options"] = {**_part(external, "options"), "output": form}
+    definition["externalParameters"] = external
+    details = {**_part(predicate, "runDetails")}
+    details["metadata"] = {**_part(details, "metadata"), "invocationId": _identity(definition)}
+    return {**predicate, "buildDefinition": definition, "runDetails": details}
+
+
 def keep_provenance(
     store: Store, digest: str, request: BuildRequest, plan: Plan, graph: BuildGraph, facts: BuildFacts
 ) -> None:
@@ -85,7 +113,7 @@ def keep_provenance(
     HostError."""
     if not facts.ran and (kept := kept_provenance(store, digest)) is not None:
         details = _part(kept, "runDetails")
-        asked = _identity(_definition(request, plan, graph, _Arguments.of(request)))
+        asked = _identity(_definition(request, plan, graph, _Arguments.of(request), facts))
         if (_part(details, "metadata").get("invocationId"), _part(details, "builder").get("id")) == (
             asked,
             request.attest.builder_id,
@@ -130,12 +158,14 @@ class _Arguments:
         return cls(told, hidden, Secrets((*secrets.values, *values)) if values else secrets)
 
 
-def _definition(request: BuildRequest, plan: Plan, graph: BuildGraph, arguments: _Arguments) -> dict[str, object]:
+def _definition(
+    request: BuildRequest, plan: Plan, graph: BuildGraph, arguments: _Arguments, facts: BuildFacts
+) -> dict[str, object]:
     return {
         "buildType": BUILD_TYPE,
         "externalParameters": _external(request, graph, arguments),
-        "internalParameters": {"keyVersion": KEY_VERSION},
-        "resolvedDependencies": list(_dependencies(plan, graph, arguments.veil)),
+        "internalParameters": {"keyVersion": KEY_VERSION, "buildPlatform": str(request.options.build_platform)},
+        "resolvedDependencies": list(dependencies(request, plan, graph, facts, arguments.veil)),
     }
 
 
@@ -144,14 +174,17 @@ def _external(request: BuildRequest, graph: BuildGraph, arguments: _Arguments) -
     text = source.text.encode("utf-8", "surrogateescape")
     masked = arguments.veil.masked
     shape = options.shape
+    annotations = request.annotations.dated(rfc3339(request.time)).of_manifest(graph.platform)
     return {
         "machinefile": masked(without_password(source.text)).encode("utf-8", "replace").decode(),
         "machinefileDigest": {"sha256": hashlib.sha256(text).hexdigest()},
+        "ignore": [masked(pattern) for pattern in request.ignore.patterns()],
         "target": graph.target,
         "platform": str(graph.platform),
         "buildArguments": {name: masked(value) for name, value in sorted(arguments.told)},
         "hiddenBuildArguments": sorted(arguments.hidden),
-        "labels": {name: masked(value) for name, value in sorted(options.labels)},
+        "labels": {name: value for name, value in sorted(options.labels) if masked(value) == value},
+        "hiddenLabels": sorted(name for name, value in options.labels if masked(value) != value),
         "options": {
             "network": options.network.value,
             "sourceDateEpoch": request.epoch.seconds if request.epoch is not None else None,
@@ -163,6 +196,8 @@ def _external(request: BuildRequest, graph: BuildGraph, arguments: _Arguments) -
             "buildContexts": sorted(options.contexts),
             "secrets": sorted(secret_id for secret_id, _ in request.secrets.values),
             "ssh": sorted(agent.id for agent in request.ssh),
+            "annotations": dict(annotations),
+            "inlineCache": request.inline_cache,
             "shape": {"cpus": shape.cpus, "memory": shape.memory, "disk": shape.disk} if shape is not None else None,
         },
     }
@@ -187,41 +222,6 @@ def _split(arguments: Pairs, secrets: Secrets) -> tuple[Pairs, tuple[str, ...]]:
 
     hidden = tuple(name for name, value in arguments if is_hidden(name, value))
     return tuple((name, value) for name, value in arguments if name not in hidden), hidden
-
-
-def _dependencies(plan: Plan, graph: BuildGraph, secrets: Secrets) -> Iterator[dict[str, object]]:
-    """Everything from elsewhere, in the order of the steps, each once."""
-    seen: set[str] = set()
-    for step in graph.steps:
-        found: dict[str, object] | None = None
-        if isinstance(step.operation, From):
-            found = _base(step.operation, plan.bases[step.id])
-        elif isinstance(step.operation, RemoteSource):
-            found = remote_dependency(step.operation, secrets)
-        if found is not None and (mark := json.dumps(found)) not in seen:
-            seen.add(mark)
-            yield found
-
-
-def _base(operation: From, base: Base) -> dict[str, object] | None:
-    if base.image is None:
-        return None
-    digest = {"sha256": base.digest.removeprefix("sha256:")}
-    reference = parse_reference(base.image.reference)
-    if isinstance(reference, Reference):
-        return {"uri": image_purl(str(reference), operation.base.platform), "digest": digest}
-    return {"name": operation.base.reference, "digest": digest}  # where this machine has it is its own affair
-
-
-def remote_dependency(operation: RemoteSource, secrets: Secrets) -> dict[str, object]:
-    """What ADD takes from afar, as it was pinned, without the passwords of its address."""
-    if is_git(operation.url):
-        url = repository_of(operation)
-        ref = f"@{url.ref}" if url.ref else ""
-        shown = url.shown if "://" in url.shown else f"ssh://{url.shown.replace(':', '/', 1)}"
-        return {"uri": secrets.masked(f"git+{shown}{ref}"), "digest": {"gitCommit": operation.pinned}}
-    algorithm, _, value = operation.pinned.partition(":")
-    return {"uri": secrets.masked(without_password(operation.url)), "digest": {algorithm: value}}
 
 
 def _steps(plan: Plan, graph: BuildGraph, ran: Collection[str], veil: Secrets) -> Iterator[dict[str, object]]:

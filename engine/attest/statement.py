@@ -19,6 +19,8 @@ SPDX_TYPE = "https://spdx.dev/Document"
 MAX_STATEMENT_BYTES = 256 << 20
 
 _CODE = "attestation-invalid"
+_MOST_PARTS = 4_000_000
+"""Objects, lists and fields: as text a value has few bytes, read it has many. A list of 100,000 packages has fewer."""
 
 Predicate = Mapping[str, object]
 """What a statement says, in the form that its type asks for."""
@@ -63,6 +65,8 @@ def canonical(value: Predicate) -> bytes:
 
 def parse_statement(data: bytes, where: str = "the statement") -> Statement:
     """Read one. Subjects that have no sha256 are left out. Raises UntrustedDataError (`attestation-invalid`)."""
+    if sum(map(data.count, (b"[", b"{", b","))) > _MOST_PARTS:
+        raise UntrustedDataError(f"{where} has more than {_MOST_PARTS} parts", code=_CODE)
     fields = JsonObject.parse(data, where, _CODE, MAX_STATEMENT_BYTES)
     if fields.text("_type") != STATEMENT_TYPE:
         raise UntrustedDataError(f"{where} is not an in-toto statement of version 1", code=_CODE)

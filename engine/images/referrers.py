@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from engine.images.descriptor import Descriptor
-from engine.images.manifest import Index, Manifest, parse_index
+from engine.images.manifest import MAX_MANIFEST_BYTES, Index, Manifest, parse_index
 from engine.images.push import put_manifest
 from engine.images.reference import Reference
 from engine.images.registry import RegistryClient
@@ -46,6 +46,26 @@ def list_referrers(
         if all(one.digest != line.digest for one in listed):
             index = Index((*listed, line)[-_MOST:])
             put_manifest(client, tagged, index.to_json(), index.media_type, tagged.tag)
+
+
+def referrers_of(client: RegistryClient, reference: Reference, subject: str) -> tuple[Descriptor, ...]:
+    """The manifests that the registry says are about the one with that digest. Raises TransferError,
+    UntrustedDataError."""
+    url = client.session.url(reference, f"referrers/{subject}")
+    attempts = client.session.attempts()
+    while True:
+        try:
+            with client.session.exchange(reference, "GET", url) as response:
+                if response.status_code == 200:
+                    what = f"the referrers of {subject}"
+                    data = client.session.transport.read(response, MAX_MANIFEST_BYTES, what)
+                    return parse_index(data, what).manifests[:_MOST]
+            break
+        except RetryableError as failure:
+            attempts.failed(failure)
+    tagged = replace(reference, tag=subject.replace(":", "-"), digest="")
+    data_of_tag = client.own_manifest(tagged)
+    return parse_index(data_of_tag, f"the list {tagged.short}").manifests[:_MOST] if data_of_tag is not None else ()
 
 
 def _listed(client: RegistryClient, tagged: Reference) -> tuple[Descriptor, ...]:

@@ -126,6 +126,10 @@ class ImageSources:
             return None
         return data if digest_of(data) == descriptor.digest else None
 
+    def place(self, text: str) -> Place:
+        """What is under a name, as it is there. Raises as `resolve`."""
+        return self._place(text)
+
     def _place(self, text: str) -> Place:
         with self._lock:
             place = self._places.get(text)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from cache.store import Store
 from engine.events import Note, Observer
@@ -32,8 +33,11 @@ by digest, and fetched first if it is not in the store. The last is called befor
 has the image."""
 
 
-Attest = Callable[[Built, Sequence[str]], Built]
-"""Gives what was built, which has these names, with what is said about it."""
+class Attest(Protocol):
+    """Adds what is said about an image."""
+
+    def __call__(self, built: Built, names: Sequence[str], output: OutputSpec | None = None, /) -> Built:
+        """What was built, which has these names, and this form if an output gave it one, with what is said about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class _Writer:
             built = variant_of(self.built, output, self.store, self.cancelled, self.supply)
             names = tuple(dict.fromkeys((*self.names, *output.names)))
             if self.attest is not None:
-                built = self.attest(built, names)
+                built = self.attest(built, names, output)
             self._image(output, built, names)
             return Written(output, built)
         self._files(output)

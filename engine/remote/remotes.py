@@ -194,6 +194,10 @@ class Remotes:
         url = parse_git_url(address)
         return self._check_out(url, self.find(url), keep_git_dir=False)
 
+    def known(self, url: GitUrl) -> Found | None:
+        """What an address was found to mean; None where nobody asked. Asks nobody."""
+        return self._commits.get(url)
+
     def find(self, url: GitUrl) -> Found:
         """Which commit an address means, by the lock file, else by its server. Raises as `pinned`."""
         if url not in self._commits:

@@ -35,6 +35,7 @@ from engine.verify.masking import masked
 from engine.verify.varied import CLOCK_SHIFT, BackwardContext, ShiftedSandbox, elsewhere, varied
 from engine.vm.execution import Sandbox
 from machinefile.errors import UsageError
+from machinefile.platform import Platform
 from machinefile.steps import From, Run, Step
 
 OpenDriver = Callable[[Path], AbstractContextManager[Driver]]
@@ -109,12 +110,25 @@ class Verifier:
                 code="verify-platforms",
                 hint="name one with --platform",
             )
-        request = _from_nothing(request)
         (platform,) = request.for_each_platform()
+        driver, theirs = self.find(name, platform, store)
+        return self.rebuilt(_from_nothing(request), driver, theirs)
+
+    def find(self, name: str, platform: Platform, store: Store) -> tuple[Driver, Image]:
+        """What is to build an image again, and the image. Raises as `find_image`."""
         driver = self._open("first")
-        theirs = find_image(name, platform, store, driver.store, driver.source, driver.observer)
+        return driver, find_image(name, platform, store, driver.store, driver.source, driver.observer)
+
+    def rebuilt(self, request: BuildRequest, driver: Driver, theirs: Image) -> Verified:
+        """Build as asked, for one platform, and compare; with what an output keeps under a name, if there is one.
+
+        Raises as a build.
+        """
+        (platform,) = request.for_each_platform()
         built = self._build(driver, request)
-        ours = stored_image(built.store, "the rebuild", built.report.images[0].digest, platform)
+        kept = [built.store.names.get(name) for output in request.outputs for name in output.names]
+        digest = next((image.digest for image in kept if image is not None), built.report.images[0].digest)
+        ours = stored_image(built.store, "the rebuild", digest, platform)
         return self._masked(request, self._compared_images(request, built, theirs, ours))
 
     def step(self, request: BuildRequest, words: str) -> Verified:

@@ -17,15 +17,25 @@ from typing import TYPE_CHECKING
 from engine.request import BuildRequest
 from machinefile.errors import DifferenceError, HostError, UsageError
 from mbuild.arguments import Parser, add_build_options, add_format_option, registry_flags
+from mbuild.attested import (
+    add_attestation_options,
+    attestation_lines,
+    attestation_value,
+    attested_request,
+    check_options,
+    with_attached,
+)
 from mbuild.progress import ProgressMode, create
-from mbuild.request import read_request
-from mbuild.session import open_driver, open_store
+from mbuild.request import parse_platforms, read_request
+from mbuild.session import open_driver, open_images, open_store
 from mbuild.verification import summary, verification_lines, verification_value
 
 if TYPE_CHECKING:
     from cache.store import Store
     from engine.driver import Driver
     from engine.secrets import Secrets
+    from engine.verify.attested import Claim
+    from engine.verify.images import Image
     from engine.verify.verifier import Verified, Verifier
 
 _DIFFOSCOPE = "diffoscope"
@@ -36,7 +46,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     """Rebuild and compare; raises DifferenceError `not-reproducible` where there is a difference."""
     parser = Parser(
         prog="mbuild verify",
-        usage="mbuild verify [OPTIONS] [CONTEXT] [IMAGE]",
+        usage="mbuild verify [OPTIONS] [CONTEXT] [IMAGE]\n       "
+        "mbuild verify --attestation[=FILE] --key PUBLIC.pem [OPTIONS] IMAGE [CONTEXT]",
         description="Build from nothing, twice, the second time in other surroundings, or once to compare with IMAGE, "
         "and say which step and which files differ, and why.",
         epilog="IMAGE is a name or a digest of the store, a name in a registry, an OCI layout (its folder, or "
@@ -52,7 +63,13 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     )
     parser.add_argument("--keep", default="", metavar="DIR", help="keep the stores of the builds there")
     parser.add_argument("-q", "--quiet", action="store_true", help="do not show the builds")
-    options = parser.parse_intermixed_args(arguments)
+    add_attestation_options(parser)
+    parser.set_defaults(context=None)
+    options = parser.parse_intermixed_args(with_attached(arguments))
+    check_options(options, parser)
+    if options.attestation is not None:
+        return _attested(options, cancelled)
+    options.context = "." if options.context is None else options.context
     _sort_out(options)
     if options.step and options.image:
         raise UsageError("--step and an image cannot be used together", code="usage", hint="leave one of them out")
@@ -61,11 +78,16 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     request = read_request(options)
     if options.html:
         _check_writable(Path(options.html))
-    with open_store(options.cache_dir) as store, _verifier(options, request, store, cancelled) as verifier:
+    keep = _kept(options.keep, request) if options.keep else None
+    with open_store(options.cache_dir) as store, _verifier(options, store, cancelled, keep) as verifier:
         verified = _verify(verifier, request, options, store)
         _report(verified, options)
         if options.diffoscope and verified.layers is not None and not verified.verification.reproducible:
             _hand_over(verified, store.folder(), request.secrets)
+    return _verdict(verified)
+
+
+def _verdict(verified: Verified) -> int:
     found = verified.verification
     if not found.reproducible:
         raise DifferenceError(
@@ -74,6 +96,68 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
             hint="docs/reproducible.md has the usual causes and their mends",
         )
     return 0
+
+
+def _attested(options: argparse.Namespace, cancelled: threading.Event) -> int:
+    """Check what is said about an image, and build it again from that."""
+    from engine.attest.attached import Attached, attached_to, from_file
+    from engine.attest.dsse import AttestationVerifier
+    from engine.verify.attested import Belief, verify_attested
+
+    name = _sort_attested(options)
+    platforms = parse_platforms(options.platform or [os.environ.get("DOCKER_DEFAULT_PLATFORM", "")])
+    if len(platforms) > 1:
+        raise UsageError("one image can be verified at a time", code="verify-platforms", hint="name one platform")
+    keys = AttestationVerifier.from_files(map(Path, options.key)) if options.key else None
+    if options.diffoscope:
+        _find_diffoscope()
+    if options.html:
+        _check_writable(Path(options.html))
+    mode = ProgressMode.QUIET if options.quiet else ProgressMode.PLAIN
+    with (
+        create(mode, sys.stderr) as display,
+        open_images(options.cache_dir, display, cancelled, registry_flags(options)) as (store, source),
+        _verifier(options, store, cancelled, _kept_outside(options)) as verifier,
+    ):
+        asked: list[BuildRequest] = []
+
+        def find(image: Image) -> Attached:
+            if options.attestation:
+                return Attached((from_file(Path(options.attestation)),), ())
+            return attached_to(name, image.image.digest, store, source)
+
+        def make(claim: Claim) -> BuildRequest:
+            asked.append(attested_request(claim, options, store.folder()))
+            return asked[-1]
+
+        belief = Belief(keys, options.allow_unsigned)
+        claim, verified = verify_attested(verifier, name, platforms[0], store, belief, find, make)
+        _report(verified, options, claim)
+        if options.diffoscope and verified.layers is not None and not verified.verification.reproducible:
+            _hand_over(verified, store.folder(), asked[-1].secrets)
+    return _verdict(verified)
+
+
+def _sort_attested(options: argparse.Namespace) -> str:
+    """The image; the folder, if there is one, is `options.context` from now on. Raises UsageError (`usage`)."""
+    words = [word for word in (options.context, options.image) if word]
+    if len(words) == 2 and _is_folder(words[0]) and not _is_folder(words[1]):
+        words.reverse()
+    if not words or _is_folder(words[0]):
+        said = f"{words[0]} is a folder and no OCI layout" if words else "no image is named"
+        raise UsageError(f"--attestation: {said}", code="usage", hint="mbuild verify --attestation IMAGE [CONTEXT]")
+    options.context = words[1] if len(words) == 2 else None
+    if options.context is not None and not os.path.isdir(options.context):
+        raise UsageError(f"the build context {options.context} is not a folder", code="context-missing")
+    return f"oci-layout:{words[0]}" if _is_layout(words[0]) else words[0]
+
+
+def _is_folder(word: str) -> bool:
+    return os.path.isdir(word) and not _is_layout(word)
+
+
+def _kept_outside(options: argparse.Namespace) -> Path | None:
+    return _kept(options.keep) if options.keep else None
 
 
 def _sort_out(options: argparse.Namespace) -> None:
@@ -92,7 +176,7 @@ def _is_layout(folder: str) -> bool:
 
 @contextmanager
 def _verifier(
-    options: argparse.Namespace, request: BuildRequest, store: Store, cancelled: threading.Event
+    options: argparse.Namespace, store: Store, cancelled: threading.Event, keep: Path | None
 ) -> Iterator[Verifier]:
     from engine.verify.verifier import Verifier
 
@@ -104,7 +188,7 @@ def _verifier(
         with create(mode, sys.stderr) as display, open_driver(str(folder), display, cancelled, flags) as driver:
             yield driver
 
-    folder = _kept(options.keep, request) if options.keep else store.folder()
+    folder = keep or store.folder()
     with Verifier(opened, folder, store.vm_folder, cancelled, vary_shape=not options.cpus) as verifier:
         yield verifier
 
@@ -117,11 +201,11 @@ def _check_writable(page: Path) -> None:
         )
 
 
-def _kept(name: str, request: BuildRequest) -> Path:
+def _kept(name: str, request: BuildRequest | None = None) -> Path:
     """Raises UsageError `keep-not-empty`, `keep-in-context`, HostError `output-failed`."""
     folder = Path(name)
-    inside = os.path.relpath(folder.resolve(), request.context.resolve())
-    if inside.partition("/")[0] != ".." and not request.ignore.ignored(inside):
+    inside = os.path.relpath(folder.resolve(), request.context.resolve()) if request is not None else ".."
+    if request is not None and inside.partition("/")[0] != ".." and not request.ignore.ignored(inside):
         raise UsageError(
             f"--keep {name}: the folder is in the build context, and would be a part of the second build",
             code="keep-in-context",
@@ -144,12 +228,14 @@ def _verify(verifier: Verifier, request: BuildRequest, options: argparse.Namespa
     return verifier.twice(request)
 
 
-def _report(verified: Verified, options: argparse.Namespace) -> None:
+def _report(verified: Verified, options: argparse.Namespace, claim: Claim | None = None) -> None:
     found = verified.verification
     if options.format == "json":
-        print(json.dumps(verification_value(found), indent=2))
+        about = {"attestation": attestation_value(claim)} if claim is not None else {}
+        print(json.dumps({**verification_value(found), **about}, indent=2))
     else:
-        print("\n".join(verification_lines(found)))
+        checked = attestation_lines(claim) if claim is not None else ()
+        print("\n".join((*checked, *verification_lines(found))))
     if options.html:
         from mbuild.verificationpage import verification_page
 

@@ -13,10 +13,11 @@ import pytest
 from cache.collection.policy import Policy
 from engine.attest import make
 from engine.attest.attach import IS_ATTESTATION, REFERENCE_DIGEST, REFERENCE_TYPE
+from engine.attest.dependencies import remote_dependency
 from engine.attest.dsse import AttestationSigner, Envelope
 from engine.attest.make import Attester
 from engine.attest.packages import inventory
-from engine.attest.provenance import kept_provenance, remote_dependency
+from engine.attest.provenance import kept_provenance
 from engine.attest.spec import AttestSpec, ProvenanceMode
 from engine.attest.statement import MEDIA_TYPE
 from engine.attest.stored import attest_stored, attestations_of
@@ -237,7 +238,9 @@ def test_what_came_from_afar_is_named_without_passwords(
     url: str, pinned: str, uri: str, digest: dict[str, str]
 ) -> None:
     secrets = Secrets((("pw", b"hunter2hunter2"),))
-    assert remote_dependency(RemoteSource(url, pinned=pinned), secrets) == {"uri": uri, "digest": digest}
+    found = remote_dependency(RemoteSource(url, pinned=pinned), secrets)
+    assert (found["uri"], found["digest"]) == (uri, digest)
+    assert "hunter2hunter2" not in json.dumps(found)
 
 
 def test_a_hidden_argument_is_not_told_where_it_was_put_in(workshop: Workshop) -> None:
