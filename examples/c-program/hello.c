@@ -1,8 +1,7 @@
-#include <stdio.h>
-#include <unistd.h>
+#include "greeting.h"
 
 int main(int argc, char **argv)
 {
-    printf("Hello from a C program, %s! I am user %d in a microVM.\n", argc > 1 ? argv[1] : "nobody", (int)getuid());
+    greet(argc > 1 ? argv[1] : "nobody");
     return 0;
 }

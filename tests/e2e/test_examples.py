@@ -61,13 +61,6 @@ def test_hello_says_hello_and_a_change_of_the_command_reruns_nothing(mbuild: Mbu
     assert changed["image.digest"] != built["image.digest"]
 
 
-def test_a_python_program_runs_as_a_user_of_its_own(mbuild: Mbuild, debian: str) -> None:
-    mbuild.build("--build-arg", f"BASE={debian}", "-t", "python-app", EXAMPLES / "python-app")
-    ran = mbuild.ok("run", "python-app", "make", "image", "make", "machine")
-    assert "make" in ran.stdout
-    assert "2" in ran.stdout
-
-
 def test_a_web_server_answers_from_its_snapshot(mbuild: Mbuild, debian: str) -> None:
     mbuild.build("--build-arg", f"BASE={debian}", "-t", "web", EXAMPLES / "web")
     with socket.socket() as probe:

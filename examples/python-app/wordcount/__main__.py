@@ -2,11 +2,12 @@
 
 import sys
 
-
-def count(words: list[str]) -> list[tuple[str, int]]:
-    """Words and their numbers, the most frequent first, equals in the order of the alphabet."""
-    return sorted(((word, words.count(word)) for word in set(words)), key=lambda pair: (-pair[1], pair[0]))
+from tabulate import tabulate
 
 
-for word, number in count(sys.argv[1:]):
-    print(f"{number} {word}")
+def count(words: list[str]) -> list[tuple[int, str]]:
+    """Numbers and words, the most frequent first, equals in the order of the alphabet."""
+    return sorted(((words.count(word), word) for word in set(words)), key=lambda pair: (-pair[0], pair[1]))
+
+
+print(tabulate(count(sys.argv[1:]), tablefmt="plain"))
