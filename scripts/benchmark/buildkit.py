@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmark.job import Job, Outcome, Output
 from benchmark.measure import BenchError
-from benchmark.peer import Commands, clear_output, discard, environment
+from benchmark.peer import Commands, clear_output, discard, environment, image_id
 
 _START_SECONDS = 60.0
 
@@ -74,13 +74,12 @@ class Docker:
             case Output.TAR | Output.FOLDER:
                 return build, (*self._base, "save", "-o", str(self.folder / "out.tar"), name)
             case Output.PUSH:
-                return build, (*self._base, "push", "--quiet", job.cache_to or name)
+                return build, *((*self._base, "push", "--quiet", pushed) for pushed in (name, job.cache_to) if pushed)
         return (build,)
 
     def outcome(self, job: Job) -> Outcome:
         """See Peer."""
-        clear_output(self.folder, wanted=job.output)
-        return Outcome((self.folder / "iid").read_text())
+        return image_id(self.folder, job)
 
     def empty(self) -> None:
         """See Peer."""

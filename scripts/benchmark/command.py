@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print or write what came of it."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error("--rounds is at least 1")
     unknown = [*(set(options.what) - set(WHAT)), *(set(options.scenario) - set(NAMES))]
     if unknown:
         parser.error(f"{unknown[0]!r} is none of: {', '.join((*WHAT, *NAMES))}")
@@ -36,9 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Path(options.json).write_text(json.dumps(figures, indent=1) + "\n")
         if "compare" in figures:
             _write(Results.from_json(figures["compare"]), options)
-    except BenchError as error:
+    except (BenchError, OSError, subprocess.SubprocessError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Protocol
 
 from benchmark.job import Job, Outcome, Output
 from benchmark.measure import BenchError
+from benchmark.registry import Registry
 
 Commands = tuple[tuple[str, ...], ...]
 
@@ -94,13 +96,20 @@ class Mbuild:
         return ((*argv, "-f", str(job.file), str(job.context)),)
 
     def outcome(self, job: Job) -> Outcome:
-        """See Peer. An OCI layout must have that very image."""
+        """See Peer. An OCI layout must have that very image, and so must the registry."""
         said = json.loads((self.folder / "metadata.json").read_text())
         digest = said["image.digest"]
-        if job.output is Output.FOLDER:
-            index = (self.folder / "out" / "index.json").read_text()
-            if digest not in index:
-                raise BenchError(f"{digest} was not written: {index}")
+        match job.output:
+            case Output.FOLDER:
+                found = (self.folder / "out" / "index.json").read_text()
+            case Output.TAR:
+                found = index_in(self.folder / "out.tar")
+            case Output.PUSH:
+                found = Registry.of(job.name).digest(job.name)
+            case _:
+                found = digest
+        if digest not in found:
+            raise BenchError(f"{digest} was not written, but {found}")
         clear_output(self.folder, wanted=job.output)
         return Outcome(digest, said["steps"]["run"], said["vm.restores"])
 
@@ -157,8 +166,7 @@ class Buildah:
 
     def outcome(self, job: Job) -> Outcome:
         """See Peer."""
-        clear_output(self.folder, wanted=job.output)
-        return Outcome((self.folder / "iid").read_text())
+        return image_id(self.folder, job)
 
     def empty(self) -> None:
         """See Peer."""
@@ -169,7 +177,15 @@ class Buildah:
 def environment(home: Path) -> dict[str, str]:
     """What any builder sees: nothing that the user has configured."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    return {**kept, "HOME": str(home), "DOCKER_CONFIG": str(home / "docker")}
+    return {**kept, "HOME": str(home)}
+
+
+def image_id(folder: Path, job: Job) -> Outcome:
+    """For builders that write the digest of the image's configuration to a file `iid`."""
+    clear_output(folder, wanted=job.output)
+    if job.output is Output.PUSH:
+        Registry.of(job.name).digest(job.name)
+    return Outcome((folder / "iid").read_text())
 
 
 def clear_output(folder: Path, *, wanted: Output) -> None:
@@ -179,6 +195,15 @@ def clear_output(folder: Path, *, wanted: Output) -> None:
         raise BenchError(f"no image was written to {folder}")
     for path in found:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def index_in(path: Path) -> str:
+    """The index of an OCI layout in a tar."""
+    with tarfile.open(path) as tar:
+        member = tar.extractfile("index.json")
+        if member is None:
+            raise BenchError(f"{path} is no OCI layout")
+        return member.read().decode()
 
 
 def _size(path: Path) -> int:

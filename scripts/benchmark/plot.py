@@ -16,11 +16,11 @@ _BAR, _GAP, _TOP = 14, 12, 64
 def svg(results: Results) -> str:
     """The picture, as text."""
     times = [spread.seconds for row in results.rows for spread in row.spreads.values()]
-    low = math.floor(math.log10(min(times, default=0.01)))
+    low = math.floor(math.log10(min(times, default=0.01) * 0.9))  # the shortest is to be seen as well
     high = max(math.ceil(math.log10(max(times, default=1.0))), low + 1)
 
     def x(seconds: float) -> float:
-        return _LEFT + _WIDTH * max(0.0, (math.log10(seconds) - low) / (high - low))
+        return _LEFT + _WIDTH * max(0.0, (math.log10(max(seconds, 1e-9)) - low) / (high - low))
 
     parts: list[str] = []
     y = _TOP

@@ -23,6 +23,11 @@ class Registry:
     address: str
     """`127.0.0.1:PORT`."""
 
+    @staticmethod
+    def of(name: str) -> Registry:
+        """The one that an image's name begins with."""
+        return Registry(name.partition("/")[0])
+
     def copy(self, image: str, name: str) -> str:
         """Put an image, as skopeo writes it, there; gives its whole name."""
         argv = ["skopeo", "--insecure-policy", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"]
