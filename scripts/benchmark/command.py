@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [*(set(options.what) - set(WHAT)), *(set(options.scenario) - set(NAMES))]
     if unknown:
         parser.error(f"{unknown[0]!r} is none of: {', '.join((*WHAT, *NAMES))}")
+    signal.signal(signal.SIGTERM, _stop)  # `timeout` sends it, and daemons must not be left behind
     try:
         figures = _measure(options)
         if options.json:
@@ -45,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -52,7 +52,7 @@ def trivial_runs(base: str, number: int, turn: int) -> str:
 def parallel_stages(base: str, number: int, turn: int) -> str:
     """Stages that need one another not, of a RUN each, and one that takes a file of each."""
     loop = "i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); done"
-    stages = "".join(f"FROM {base} AS s{stage}\nRUN {loop}; echo {turn} > /out\n" for stage in range(number))
+    stages = "".join(f"FROM {base} AS s{stage}\nRUN {loop}; echo {stage} {turn} > /out\n" for stage in range(number))
     return stages + f"FROM {base}\n" + "".join(f"COPY --from=s{stage} /out /{stage}\n" for stage in range(number))
 
 
