@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -84,13 +85,18 @@ def test_results_survive_json() -> None:
     assert Results.from_json(json.loads(json.dumps(RESULTS.to_json()))) == RESULTS
 
 
+def test_a_scenario_that_failed_makes_the_run_fail() -> None:
+    assert not RESULTS.failed
+    assert replace(RESULTS, missing={"failed: cached": "0 steps ran"}).failed
+
+
 def test_the_table_has_a_line_for_each_scenario_and_target() -> None:
     table = markdown(RESULTS)
     ours = "0.20 s (0.10 to 0.30), 0.10 s CPU, 50 MB"
     theirs = "0.100 s (0.100 to 0.400), 0.050 s CPU, 50 MB"
     assert f"| everything cached | {ours} | {theirs} | 2.00 |" in table.splitlines()
     assert "| a folder out | 0.20 s (0.20 to 0.20), 0.10 s CPU, 50 MB |  |  |" in table.splitlines()
-    assert "- buildah is left out: buildah is not installed \\| here." in table.splitlines()
+    assert "- buildah: left out: buildah is not installed \\| here." in table.splitlines()
     assert all(target.text in table for target in TARGETS)
     assert "everything cached: 0.08 s (mbuild, here: 2.50 times that)" in table
 

@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             Path(options.json).write_text(json.dumps(figures, indent=1) + "\n")
         if "compare" in figures:
-            _write(Results.from_json(figures["compare"]), options)
+            results = Results.from_json(figures["compare"])
+            _write(results, options)
+            return 1 if results.failed else 0
     except (BenchError, OSError, subprocess.SubprocessError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

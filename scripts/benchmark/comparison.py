@@ -17,7 +17,7 @@ from benchmark.own import OWN, OwnScenario
 from benchmark.peer import Buildah, Mbuild, Peer
 from benchmark.place import Place
 from benchmark.registry import serving
-from benchmark.results import Results, Row
+from benchmark.results import FAILED, Results, Row
 from benchmark.scenario import SCENARIOS, Phase, Scenario
 
 NAMES = tuple(scenario.name for scenario in (*SCENARIOS, *OWN))
@@ -32,7 +32,7 @@ def say(text: str) -> None:
 def compare(
     folder: Path, rounds: int, names: Sequence[str] = NAMES, peers: Sequence[str] = PEERS, *, small: bool = False
 ) -> Results:
-    """Measure scenarios. `small` takes the base of 2 MB everywhere. Raises BenchError."""
+    """Measure scenarios. `small`: with the base of 2 MB everywhere. The results tell what failed. Raises BenchError."""
     with ExitStack() as stack:
         place = Place(folder, stack.enter_context(serving(folder)), small=small)
         mbuild = Mbuild(folder / "mbuild")
@@ -49,12 +49,18 @@ def compare(
                 missing[key] = str(error)
                 say(f"{key} is left out: {error}")
         turns = count(1)
-        rows = [
-            _Contest(scenario, place, found, turns, missing).row(rounds)
-            for scenario in SCENARIOS
-            if scenario.name in names
-        ]
-        rows += [_alone(scenario, place, mbuild, rounds) for scenario in OWN if scenario.name in names]
+        rows: list[Row] = []
+        for scenario in (*SCENARIOS, *OWN):
+            if scenario.name not in names:
+                continue
+            try:
+                if isinstance(scenario, OwnScenario):
+                    rows.append(_alone(scenario, place, mbuild, rounds))
+                else:
+                    rows.append(_Contest(scenario, place, found, turns, missing).row(rounds))
+            except BenchError as error:  # hours of other figures must not go with it
+                missing[f"{FAILED}{scenario.name}"] = str(error)
+                say(f"{scenario.name} failed: {error}")
         return Results({peer.key: peer.label for peer in found}, missing, rounds, tuple(rows))
 
 

@@ -23,7 +23,7 @@ def markdown(results: Results) -> str:
         f"{rounds}, the lowest and the highest; processor time, its daemon's counted; memory of the largest process.",
         "",
     ]
-    lines += [f"- {what} is left out: {_plain(why)}." for what, why in sorted(results.missing.items())]
+    lines += [f"- {what}: left out: {_plain(why)}." for what, why in sorted(results.missing.items())]
     lines += [""] if results.missing else []
     lines += _head(["target", "wanted, at most", "measured", ""])
     for target in TARGETS:

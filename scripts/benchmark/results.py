@@ -8,6 +8,9 @@ from typing import Any
 
 from benchmark.measure import Sample, Spread
 
+FAILED = "failed: "
+"""Begins a name in `missing` of what should have been measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -31,9 +34,14 @@ class Results:
     peers: Mapping[str, str]
     """What each builder is called."""
     missing: Mapping[str, str]
-    """Why a builder, or `builder: scenario`, was left out."""
+    """Why a builder, `builder: scenario`, or `failed: scenario` was left out."""
     rounds: int
     rows: tuple[Row, ...]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a scenario did not do its work."""
+        return any(name.startswith(FAILED) for name in self.missing)
 
     def spread(self, scenario: str, peer: str = "mbuild") -> Spread | None:
         """None if it was not measured."""
