@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 _MARK = re.compile(rb"\bmark-([a-z]+)")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -44,7 +45,14 @@ class Ran:
     output: bytes
 
 
-def run(argv: Sequence[str], environment: Mapping[str, str], folder: Path, timeout: float = 1800) -> Ran:
+def run(
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    *,
+    errors: int | IO[bytes] = subprocess.STDOUT,
+    timeout: float = 1800,
+) -> Ran:
     """Run a command to its end. Raises BenchError if it fails, or takes longer than `timeout` seconds."""
     begun = time.monotonic()
     process = subprocess.Popen(
@@ -53,7 +61,7 @@ def run(argv: Sequence[str], environment: Mapping[str, str], folder: Path, timeo
         env=dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=errors,
     )
     marks: dict[str, float] = {}
     output = bytearray()

@@ -29,7 +29,13 @@ class OwnScenario:
 
     def measure(self, place: Place, mbuild: Mbuild) -> tuple[Sample, str]:
         """Run it once."""
-        ran = run(self.argv(place, mbuild), _environment(mbuild), place.folder)
+        argv = self.argv(place, mbuild)
+        with (place.folder / "errors.txt").open("w+b") as errors:  # warnings are no part of what is read
+            try:
+                ran = run(argv, _environment(mbuild), place.folder, errors=errors)
+            except BenchError as error:
+                errors.seek(0)
+                raise BenchError(f"{error}{errors.read().decode(errors='replace')[-3000:]}") from error
         seconds, result = self.figure(ran)
         return Sample(seconds, ran.cpu, ran.memory), result
 

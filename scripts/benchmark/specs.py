@@ -64,7 +64,7 @@ def many_instructions(base: str, number: int) -> str:
             case 0:
                 lines.append(f"ENV NAME_{count}=value-{count}")
             case 1:
-                lines.append(f"LABEL label.{count}=$NAME_{count - 1}")
+                lines.append(f"LABEL label.{count}=$NAME_{count - 1}" if count > 5 else "LABEL first=yes")
             case 2:
                 lines.append(f"COPY small /place/{count}")
             case 3:
