@@ -147,6 +147,13 @@ def test_a_run_that_did_less_or_gave_something_else_does_not_count() -> None:
     assert not cold.check(Outcome("b"), ("a",), reproducible=False)
 
 
+def test_no_builder_replaces_what_another_has_pushed() -> None:
+    job = Job(Path("f"), Path("c"), Output.PUSH, "127.0.0.1:1234/a:1", cache_to="127.0.0.1:1234/cache:1")
+    named = job.of("buildah")
+    assert (named.name, named.cache_to) == ("127.0.0.1:1234/a-buildah:1", "127.0.0.1:1234/cache-buildah:1")
+    assert named.cache_from == ""
+
+
 def test_an_output_that_was_not_written_is_an_error(tmp_path: Path) -> None:
     clear_output(tmp_path, wanted=Output.NAME)
     with pytest.raises(BenchError, match="no image was written"):

@@ -105,6 +105,7 @@ class _Contest:
         return True
 
     def _build(self, peer: Peer, job: Job) -> tuple[Sample, Outcome]:
+        job = job.of(peer.key)
         if not self.place.small:
             os.sync()  # what one of them leaves to be written must not hold up the other
         watch = DaemonWatch(peer.daemons)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -33,6 +34,11 @@ class Job:
     cache_from: str = ""
     """The name of a cache in a registry."""
     cache_to: str = ""
+
+    def of(self, builder: str) -> Job:
+        """The same with names of the builder's own: what one pushes must not replace what another has."""
+        names = {field: getattr(self, field) for field in ("name", "cache_from", "cache_to")}
+        return replace(self, **{field: re.sub(r":1$", f"-{builder}:1", name) for field, name in names.items()})
 
 
 @dataclass(frozen=True, slots=True)
