@@ -37,8 +37,8 @@ class Job:
 
     def of(self, builder: str) -> Job:
         """The same with names of the builder's own: what one pushes must not replace what another has."""
-        names = {field: getattr(self, field) for field in ("name", "cache_from", "cache_to")}
-        return replace(self, **{field: re.sub(r":1$", f"-{builder}:1", name) for field, name in names.items()})
+        own = [re.sub(r":1$", f"-{builder}:1", name) for name in (self.name, self.cache_from, self.cache_to)]
+        return replace(self, name=own[0], cache_from=own[1], cache_to=own[2])
 
 
 @dataclass(frozen=True, slots=True)
