@@ -15,11 +15,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import bench_pull
-from oci_base import make_layout
+from benchmark.measure import BenchError
+from benchmark.place import ROOT, push_base
+from benchmark.registry import serving
 
-ROOT = Path(__file__).resolve().parent.parent
 TARGET = 2.0
 """Seconds that the warm job may take at most."""
 FILES = 2000
@@ -41,20 +42,15 @@ CMD ["cat", "/srv/count"]
 
 def measure(folder: Path, rounds: int) -> dict[str, object]:
     """Print the times and the bytes, and give all figures."""
-    base = bench_pull.BASE
-    if not base.exists():
-        subprocess.run([ROOT / "scripts" / "setup", "--gcc-base"], check=True)
-    make_layout(base, folder / "layout", "base")
-    with bench_pull.serving(folder, f"oci:{folder / 'layout'}:base") as name:
-        shutil.rmtree(folder / "layout")
-        jobs = _Jobs(folder, name)
+    with serving(folder) as registry:
+        jobs = _Jobs(folder, push_base(folder, registry))
         cold, said = jobs.run()
         digest = said["image.digest"]
         warm = []
         for _ in range(rounds):
             seconds, said = jobs.run()
             if said["steps"]["run"] or said["vm.restores"] or said["image.digest"] != digest:
-                sys.exit(f"bench: the warm job worked: {said}")
+                raise BenchError(f"the warm job worked: {said}")
             warm.append(seconds)
         kept = jobs.stored()
         jobs.change()
@@ -85,7 +81,7 @@ class _Jobs:
         for number in range(FILES):
             (self._context / "src" / f"{number}.txt").write_text(f"file {number}\n" * 20)
 
-    def run(self) -> tuple[float, dict]:
+    def run(self) -> tuple[float, dict[str, Any]]:
         """Seconds of the whole command, and what its metadata file says."""
         shutil.rmtree(self._store, ignore_errors=True)
         self._store.mkdir()
@@ -99,7 +95,7 @@ class _Jobs:
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=600)
         seconds = time.monotonic() - begun
         if done.returncode:
-            sys.exit(f"bench: {done.stderr}")
+            raise BenchError(f"{done.stderr}")
         return seconds, json.loads(metadata.read_text())
 
     def stored(self) -> int:

@@ -7,23 +7,20 @@ resolved, the layers pulled, digests and diff ids checked, indexes and disks mad
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from oci_base import make_layout
+from benchmark.measure import BenchError
+from benchmark.peer import discard
+from benchmark.place import BASE, ROOT, push_base
+from benchmark.registry import serving
 
-ROOT = Path(__file__).resolve().parent.parent
-BASE = ROOT / ".cache" / "debian-bookworm-gcc.tar.gz"
 TARGET = 0.5
 """At most this share of buildah's time."""
 PREPARE = """\
@@ -48,11 +45,8 @@ OURS, BUILD, THEIRS = "mbuild, pull and prepare", "mbuild, a build with a COPY",
 
 def measure(folder: Path, rounds: int) -> dict[str, object]:
     """Print the medians and their ratio, and give all figures."""
-    if not BASE.exists():
-        subprocess.run([ROOT / "scripts" / "setup", "--gcc-base"], check=True)
-    make_layout(BASE, folder / "layout", "base")
-    with serving(folder, f"oci:{folder / 'layout'}:base") as name:
-        shutil.rmtree(folder / "layout")
+    with serving(folder) as registry:
+        name = push_base(folder, registry)
         ways = {OURS: _prepare, BUILD: _build, THEIRS: _buildah}
         for way in ways.values():
             way(folder, name)  # warms the caches
@@ -93,13 +87,15 @@ def _mbuild(folder: Path, argv: list[str]) -> float:
     seconds = _timed(argv, {**os.environ, "MBUILD_CACHE_DIR": str(store), "PYTHONPATH": str(ROOT)})
     sizes = [path.stat().st_size for path in (store / "disks").glob("*.squashfs")]
     if len(sizes) != 1 or sizes[0] < BASE.stat().st_size // 2:
-        sys.exit(f"bench: the base's disk was not made: {sizes}")
+        raise BenchError(f"the base's disk was not made: {sizes}")
     return seconds
 
 
 def _buildah(folder: Path, name: str) -> float:
-    remove = ["rm", "-rf", str(folder / "buildah")]
-    subprocess.run(remove if os.geteuid() == 0 else ["buildah", "unshare", *remove], check=True, timeout=120)
+    if os.geteuid() == 0:
+        discard(folder / "buildah")
+    else:
+        subprocess.run(["buildah", "unshare", "rm", "-rf", str(folder / "buildah")], check=True, timeout=120)
     return _timed([*_buildah_command(folder), "pull", "--quiet", "--tls-verify=false", name], dict(os.environ))
 
 
@@ -120,45 +116,5 @@ def _timed(argv: list[str], environment: dict[str, str]) -> float:
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=600)
     seconds = time.monotonic() - begun
     if done.returncode or not done.stdout.strip():
-        sys.exit(f"bench: {argv[0]} failed: {done.stderr}")
+        raise BenchError(f"{argv[0]} failed: {done.stderr}")
     return seconds
-
-
-@contextmanager
-def serving(folder: Path, image: str) -> Iterator[str]:
-    """A registry of our own on loopback, plain HTTP, with one image (as skopeo writes it); gives its name there."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    config = folder / "registry.yml"
-    config.write_text(
-        "version: 0.1\nlog: {level: error}\n"
-        f"storage: {{filesystem: {{rootdirectory: {folder / 'registry'}}}}}\nhttp: {{addr: '{address}'}}\n"
-    )
-    with open(folder / "registry.log", "wb") as log:
-        server = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
-    try:
-        _wait(server, address)
-        name = f"{address}/bench:base"
-        copy = ["skopeo", "--insecure-policy", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"]
-        subprocess.run([*copy, image, f"docker://{name}"], check=True, timeout=600)
-        yield name
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def _wait(server: subprocess.Popen[bytes], address: str) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and server.poll() is None:
-        connection = http.client.HTTPConnection(address, timeout=5)
-        try:
-            connection.request("GET", "/v2/")
-            connection.getresponse().read()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-        finally:
-            connection.close()
-    sys.exit("bench: docker-registry does not answer")

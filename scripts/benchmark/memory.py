@@ -12,11 +12,13 @@ import sys
 import time
 from pathlib import Path
 
-from bench_pull import serving
 from large_layers import write_large_layout, write_large_tar
 from memory_watch import watched
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmark.measure import BenchError
+from benchmark.place import ROOT
+from benchmark.registry import serving
+
 LIMIT = 300
 """MB."""
 _COPIED = "FROM {base} AS base\nFROM scratch\nCOPY --from=base / /\n"
@@ -44,7 +46,8 @@ def measure(folder: Path, size: int) -> dict[str, object]:
     write_large_layout(folder / "base", size)
     with (context / "large.tar").open("wb") as out:
         write_large_tar(out, size)
-    with serving(folder, f"oci:{folder / 'base'}:latest") as name:
+    with serving(folder) as registry:
+        name = registry.copy(f"oci:{folder / 'base'}:latest", "bench:base")
         shutil.rmtree(folder / "base")
         figures = {
             label: _run(folder, label, text.format(base=name), arguments) for label, text, arguments in _SCENARIOS
@@ -65,7 +68,7 @@ def _run(folder: Path, label: str, text: str, arguments: tuple[str, ...]) -> int
         timeout=3600,
     )
     if done.returncode:
-        sys.exit(f"bench: {label}: {done.stdout}")
+        raise BenchError(f"{label}: {done.stdout}")
     seconds = time.monotonic() - begun
     each = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in sorted(memory.each.items()))
     print(f"{label:<30} {memory.total / 1e6:6.0f} MB   ({each}; {seconds:.0f} s)", flush=True)

@@ -1,0 +1,1 @@
+"""Measures what mbuild costs, beside other builders where they are installed."""
