@@ -10,6 +10,7 @@ from functools import partial
 from typing import NoReturn
 
 from cache.results import Layer, StepResult
+from cache.spans import Span, span
 from cache.store import Store
 from engine.bases import Bases
 from engine.context import BuildContext, UsedFiles
@@ -120,7 +121,7 @@ class Build:
             elif step.id in missing:
                 jobs.append(Job(step.id, self._needs(planned), partial(self._bring, planned)))
             else:
-                self._tell(StepEnded(step.id, self._labels[step.id], Outcome.CACHED))
+                self._note_hit(planned)
         if whole and (missing or not all(map(self._is_here, goals))):
             jobs += [
                 Job(f"layers of {one}", {one, self._plan.root_of(one)}, partial(self._complete, one)) for one in goals
@@ -134,6 +135,13 @@ class Build:
             raise lost
         return tuple(self._results[step_id] for step_id in goals)
 
+    def _note_hit(self, planned: PlannedStep) -> None:
+        with self._step_span(planned, "hit"):
+            self._tell(StepEnded(planned.step.id, self._labels[planned.step.id], Outcome.CACHED))
+
+    def _step_span(self, planned: PlannedStep, outcome: str) -> Span:
+        return span(self._labels[planned.step.id], "step", step=planned.step.id, key=planned.key, outcome=outcome)
+
     def _jobs_ahead(self) -> Iterator[Job]:
         """Restore the machines of commands while what is copied for them still comes."""
         for step_id, operation in self._following.after_copies.items():
@@ -143,7 +151,7 @@ class Build:
 
     def _expect(self, step_id: str, operation: Run, stop: threading.Event) -> None:
         # What is wrong here is told by the step that needs it.
-        with suppress(MbuildError):
+        with suppress(MbuildError), span("expect", "step", step=step_id):
             self._supply.bring(self._results[step_id].layers, stop, self._plan.base_of(step_id).layers)
             disks = self._layers.disks(self.layers_of(step_id))
             self._sandbox.expect(run.outlook_of(operation, disks, self.provisions))
@@ -174,7 +182,8 @@ class Build:
         """Have the layers of a result here that nothing has read."""
         if step_id not in self._lost:
             try:
-                self._supply.bring(self._results[step_id].layers, stop)
+                with span("complete", "step", step=step_id):
+                    self._supply.bring(self._results[step_id].layers, stop)
             except LostLayerError as error:
                 self._lost[f"layers of {step_id}"] = error
 
@@ -206,7 +215,8 @@ class Build:
         begun = time.monotonic()
         try:
             bring = self._layers.bring if read else self._bases.pull_all
-            bring(self._plan.bases[step.id], stop)
+            with self._step_span(planned, "pull"):
+                bring(self._plan.bases[step.id], stop)
         except MbuildError as error:
             self._fail(step, begun, error)
         self._tell(StepEnded(step.id, name, Outcome.DONE, time.monotonic() - begun))
@@ -229,7 +239,10 @@ class Build:
         try:
             if missed:
                 raise missed[0]
-            self._find_or_make(planned, stop)
+            with self._step_span(planned, "run") as spent:
+                self._find_or_make(planned, stop)
+                if planned.step.id not in self.run_steps:
+                    spent.note(outcome="hit")
         except LostLayerError as error:
             self._lost[planned.step.id] = error
 
@@ -274,7 +287,8 @@ class Build:
     def _make(self, planned: PlannedStep, name: str, stop: threading.Event) -> StepResult:
         step = planned.step
         try:
-            self._fetch_sources(planned, stop)
+            with span("fetch", "step"):
+                self._fetch_sources(planned, stop)
         except LostLayerError:
             raise
         except MbuildError as error:
@@ -284,16 +298,18 @@ class Build:
         try:
             added = self._execute(planned, stop)
             used = {name: UsedFiles(files) for name, files in self._contexts.items()}
-            key = self._content_key(planned, used)
-            for files in used.values():
-                files.check()
+            with span("content key", "step"):
+                key = self._content_key(planned, used)
+                for files in used.values():
+                    files.check()
         except MbuildError as error:
             self._fail(step, begun, error)
         seconds = time.monotonic() - begun
         read = map(self._results.get, self._sources([planned]))
         hearsay = any(one is not None and one.hearsay for one in read)
         result = StepResult((*self._result_below(planned).steps, added), round(seconds, 3), time.time(), hearsay)
-        self._store.keep(planned.record, key, result, step.instruction)
+        with span("keep", "step"):
+            self._store.keep(planned.record, key, result, step.instruction)
         self._known.made_now(planned.key)
         self.run_steps.add(step.id)
         self._tell(StepEnded(step.id, name, Outcome.DONE, seconds))

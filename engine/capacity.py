@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from cache.spans import span
 from engine.vm.execution import Execution, Outlook, Output, Result, Sandbox
 from machinefile.errors import InterruptedBuildError
 from machinefile.steps import MachineShape
@@ -62,7 +63,7 @@ class Capacity:
     def room(self, shape: MachineShape, cancelled: threading.Event) -> Iterator[None]:
         """Wait until there is room for a machine of that shape, and keep it. Raises InterruptedBuildError."""
         ticket = object()
-        with self._changed:
+        with span("room", "vm"), self._changed:
             self._queue.append(ticket)
             try:
                 while self._queue[0] is not ticket or not self._fits(shape):

@@ -11,6 +11,7 @@ from cache.blobs import BlobWriter
 from cache.files import file_digest, store_errors, write_atomically
 from cache.index import Kind
 from cache.results import Layer
+from cache.spans import span
 from cache.store import Store
 from engine.bases import Base, Bases
 from engine.images import mediatype
@@ -80,7 +81,7 @@ class LayerStore:
         if known is None and below is not None:
             self._index(below, layer)
             return
-        with self._bases.open(layer) as blob:
+        with span("check", "layer", layer=layer.diff_id), self._bases.open(layer) as blob:
             prepared = prepare_layer(blob, diff_id=layer.diff_id, limits=self.limits)
         if known is None:
             self._remember(prepared.index)
@@ -99,7 +100,8 @@ class LayerStore:
 
     def disks(self, layers: Layers) -> tuple[Path, ...]:
         """A squashfs for each layer, lowest first. Raises as `view`, and HostError."""
-        return tuple(self._disk(layers[:number], layer) for number, layer in enumerate(layers))
+        with span("disks", "layer", layers=len(layers)):
+            return tuple(self._disk(layers[:number], layer) for number, layer in enumerate(layers))
 
     def files(self, layers: Layers) -> LayerFiles:
         """The contents of the files of layers."""
@@ -112,20 +114,22 @@ class LayerStore:
     def write(self, items: Iterable[Item], *, guarded: bool = True) -> Layer | None:
         """A new layer of these entries in the store; None when there are none. One that goes into no image need not be
         guarded. Raises HostError, StoreError, and what the guard raises."""
-        listed = list(items)
-        if self._guard is not None and guarded:
-            listed = [self._guard(item) for item in listed]
-        return self._keep(lambda out: write_layer(listed, out)) if listed else None
+        with span("write", "layer"):
+            listed = list(items)
+            if self._guard is not None and guarded:
+                listed = [self._guard(item) for item in listed]
+            return self._keep(lambda out: write_layer(listed, out)) if listed else None
 
     def add_changes(self, stream: BinaryIO) -> Layer | None:
         """A new layer of what a guest changed (a change stream); None when it changed nothing.
 
         Raises UntrustedDataError when the stream makes no sense.
         """
-        changes = read_changes(stream, self.limits)
-        if changes.is_empty:
-            return None
-        return self._keep(lambda out: layer_from_changes(changes, out, times=self.times, guard=self._guard))
+        with span("take", "layer"):
+            changes = read_changes(stream, self.limits)
+            if changes.is_empty:
+                return None
+            return self._keep(lambda out: layer_from_changes(changes, out, times=self.times, guard=self._guard))
 
     def _keep(self, write: Callable[[BlobWriter], WrittenLayer]) -> Layer:
         with self._store.blobs.writer() as writer:
@@ -143,7 +147,7 @@ class LayerStore:
 
     def _prepare(self, below: Layers, layer: Layer) -> LayerIndex:
         """One pass over the blob checks it, indexes it and makes the disk that a RUN on it is going to want."""
-        with self._bases.open(layer) as blob:
+        with span("prepare", "layer", layer=layer.diff_id), self._bases.open(layer) as blob:
             prepared = prepare_layer(
                 blob,
                 diff_id=layer.diff_id,
@@ -167,7 +171,7 @@ class LayerStore:
                 return path
             with store_errors("removing a damaged disk"):
                 path.unlink(missing_ok=True)
-            with self._bases.open(layer) as blob:
+            with span("disk", "layer", layer=layer.diff_id), self._bases.open(layer) as blob:
                 make_disk(
                     blob,
                     self._disk_folder,

@@ -13,6 +13,7 @@ from typing import Protocol
 from cache.blobs import BlobWriter
 from cache.index import Kind
 from cache.results import Layer
+from cache.spans import span
 from cache.store import Store
 from engine.images import mediatype
 from engine.images.descriptor import Descriptor
@@ -132,7 +133,7 @@ def packed(
     missing = {layer.diff_id: layer for layer in layers if found[layer.diff_id] is None}
     # The index stays with this thread; the workers only read and write blobs.
     workers = _workers(compression)
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    with ThreadPoolExecutor(workers, "compress") as pool:
         share = max(1, workers // max(1, len(missing)))
         work = _Work(store, compression, share, cancelled or threading.Event())
         started = {diff_id: pool.submit(work.pack, layer) for diff_id, layer in missing.items()}
@@ -173,7 +174,11 @@ class _Work:
 
     def pack(self, layer: Layer) -> Descriptor:
         kind = self.compression.compressor
-        with self.store.blobs.open(layer.digest) as blob, self.store.blobs.writer() as writer:
+        with (
+            span("compress", "layer", layer=layer.diff_id),
+            self.store.blobs.open(layer.digest) as blob,
+            self.store.blobs.writer() as writer,
+        ):
             plain = PlainLayer(layer, blob, self.cancelled)
             self._write(plain, writer)
             plain.check()

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.spans import span
 from engine.vm import guest
 from engine.vm.channel import Channel, GuestGoneError
 from engine.vm.disks import Disks, make_disks, scratch_image
@@ -85,8 +86,10 @@ class Waker:
 
     def wake_ahead(self, outlook: Outlook, cancelled: threading.Event) -> Awake:
         """A machine for a command whose topmost layers are still to come. Raises as `wake`, and for templates."""
-        template = self.hypervisor.template(outlook.shape, cancelled)
-        awake = self._wake(outlook, template, cancelled, spare=SPARE_LAYERS)
+        with span("restore ahead", "vm"):
+            with span("template", "vm"):
+                template = self.hypervisor.template(outlook.shape, cancelled)
+            awake = self._wake(outlook, template, cancelled, spare=SPARE_LAYERS)
         try:
             awake.channel.push()
         except GuestGoneError:
@@ -107,7 +110,7 @@ class Waker:
         ports: tuple[PortForward, ...] = (),
         spare: int = 0,
     ) -> Awake:
-        with ExitStack() as home:
+        with span("start", "vm"), ExitStack() as home:
             folder = home.enter_context(run_folder(self.runtime_dir))
             scratch = scratch_image(self.vm_dir / "scratch", outlook.shape.disk)
             disks = make_disks(folder, outlook.disks, scratch, extra, caches, spare=spare)
@@ -115,10 +118,19 @@ class Waker:
             restrict = outlook.network is NetworkMode.NONE
             attachments = Attachments(folder, disks.layers, disks.writable, restrict, gate, ports)
             with ExitStack() as life:
-                machine = life.enter_context(self.hypervisor.restore(template, attachments))
+                machine = life.enter_context(self._restored(template, attachments))
                 watch = Watch(machine, Growth(folder, outlook.shape.disk), cancelled)
                 channel = Channel(machine.agent, watch)
                 hello = channel.post([command(Op.HELLO)])
                 differing = guest.refresh(guest.seed(), time.time_ns())
                 told = channel.post([*differing, *guest.attach(disks.map)])
                 return Awake(outlook, machine, channel, watch, disks, gate, home.pop_all(), life.pop_all(), hello, told)
+
+    @contextmanager
+    def _restored(self, template: Template, attachments: Attachments) -> Iterator[Machine]:
+        with ExitStack() as life:
+            try:
+                yield life.enter_context(self.hypervisor.restore(template, attachments))
+            finally:
+                with span("stop", "vm"):
+                    life.close()
