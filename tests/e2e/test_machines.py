@@ -22,7 +22,8 @@ import pytest
 if TYPE_CHECKING:
     from conftest import Mbuild, Registry
 
-pytestmark = pytest.mark.vm
+# Where several processes run tests, all of these are one's: the machine that they share is made once.
+pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("machines")]
 
 WHO = r"""#!/bin/sh
 printf 'Content-Type: text/plain\r\n\r\n'
