@@ -22,8 +22,7 @@ import pytest
 if TYPE_CHECKING:
     from conftest import Mbuild, Registry
 
-# Where several processes run tests, all of these are one's: the machine that they share is made once.
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("machines")]
+pytestmark = pytest.mark.vm
 
 WHO = r"""#!/bin/sh
 printf 'Content-Type: text/plain\r\n\r\n'
