@@ -26,11 +26,17 @@ def grammar_text(name: str) -> str:
 @cache
 def grammar(name: str) -> Lark:
     """The parser for a grammar. Its terminals are checked against one another by a test, in Lark's strict mode."""
-    from lark import Lark  # 40 ms to import, and a file without variables asks for one grammar only
+    from lark import Lark, lexer  # 40 ms to import, and a file without variables asks for one grammar only
 
     starts = list(STARTS[name])
     options: dict[str, Any] = {"parser": "lalr", "lexer": "contextual", "start": starts, "maybe_placeholders": False}
-    return Lark(grammar_text(name), **options)
+    # Where interegular is installed, Lark would compare all terminals with one another at every start: more than half
+    # of the time that a cached build takes.
+    compares, lexer.has_interegular = lexer.has_interegular, False
+    try:
+        return Lark(grammar_text(name), **options)
+    finally:
+        lexer.has_interegular = compares
 
 
 def tokens(text: str, rule: str) -> Sequence[Token]:
