@@ -7,10 +7,10 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from machinefile.errors import MbuildError
 
@@ -20,6 +20,7 @@ _NUMBER = re.compile(r"(?<=[a-z])_[0-9]+$|(?<=^Thread)-[0-9].*")
 MOST = 100_000
 """Spans that a recording keeps."""
 
+_T = TypeVar("_T")
 Value = str | int | float | bool
 """What may be said of a span."""
 
@@ -56,6 +57,17 @@ def span(name: str, category: str, /, **facts: Value) -> Span:
     says may be anything."""
     recording = _current
     return _OFF if recording is None else recording.span(name, category, facts)
+
+
+@contextmanager
+def ending(context: AbstractContextManager[_T], name: str, category: str) -> Iterator[_T]:
+    """The same context, whose end is a span. What ends it is not told to it."""
+    with ExitStack() as held:
+        try:
+            yield held.enter_context(context)
+        finally:
+            with span(name, category):
+                held.close()
 
 
 @contextmanager

@@ -81,8 +81,9 @@ class Finisher:
         built = gather(images, annotations, self.store)
         if request.fail_on_miss:
             self._check_machines(request, plan, images)
-        attest = self._attest(request, plan, images, layers, facts, annotations)
-        named = attest(built, request.names) if attest is not None else built
+        with span("attest", "output"):
+            attest = self._attest(request, plan, images, layers, facts, annotations)
+            named = attest(built, request.names) if attest is not None else built
         self._keep(request, named, supply)
         self._machines(request, plan, images, layers)
         if attest is not None and len(images) == 1:

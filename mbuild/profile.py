@@ -41,7 +41,8 @@ def profiled(path: str) -> Iterator[None]:
     if not path:
         yield
         return
-    file = Path(os.path.realpath(path))
+    # A link stays one; where the link of a pipe in /dev/fd leads there is no file.
+    file = Path(path) if _is_special(Path(path)) else Path(os.path.realpath(path))
     try:
         _prepare(file)
     except OSError as error:
@@ -88,6 +89,9 @@ def trace(recording: Recording) -> dict[str, object]:
         name = _NAMES.get(name, name)
         shown[name] += 1
         events.append(_named("thread_name", pid, row, name if shown[name] == 1 else f"{name} {shown[name]}"))
+    # Of two that seem to take the same time the outer one, which ended later, comes first.
+    spans = recording.spans[::-1]
+    spans.sort(key=lambda one: (one.begun, -one.seconds))
     events += (
         {
             "name": one.name,
@@ -99,7 +103,7 @@ def trace(recording: Recording) -> dict[str, object]:
             "tid": one.row,
             "args": dict(one.facts),
         }
-        for one in sorted(recording.spans, key=lambda one: (one.begun, -one.seconds))
+        for one in spans
     )
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"dropped": recording.dropped}}
 
@@ -122,7 +126,7 @@ def _write(file: Path, recording: Recording) -> None:
         file.write_text(text)
         return
     # Beside it, and then renamed: it is there whole or not at all.
-    beside = file.with_name(f".mbuild-profile-{os.getpid()}")
+    beside = file.with_name(f".mbuild-profile-{os.getpid()}-{time.time_ns()}")
     with beside.open("x") as out:
         try:
             out.write(text)

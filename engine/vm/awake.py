@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.spans import span
+from cache.spans import ending, span
 from engine.vm import guest
 from engine.vm.channel import Channel, GuestGoneError
 from engine.vm.disks import Disks, make_disks, scratch_image
@@ -111,26 +111,17 @@ class Waker:
         spare: int = 0,
     ) -> Awake:
         with span("start", "vm"), ExitStack() as home:
-            folder = home.enter_context(run_folder(self.runtime_dir))
+            folder = home.enter_context(ending(run_folder(self.runtime_dir), "clean up", "vm"))
             scratch = scratch_image(self.vm_dir / "scratch", outlook.shape.disk)
             disks = make_disks(folder, outlook.disks, scratch, extra, caches, spare=spare)
             gate = gate_of(outlook, ports)
             restrict = outlook.network is NetworkMode.NONE
             attachments = Attachments(folder, disks.layers, disks.writable, restrict, gate, ports)
             with ExitStack() as life:
-                machine = life.enter_context(self._restored(template, attachments))
+                machine = life.enter_context(ending(self.hypervisor.restore(template, attachments), "stop", "vm"))
                 watch = Watch(machine, Growth(folder, outlook.shape.disk), cancelled)
                 channel = Channel(machine.agent, watch)
                 hello = channel.post([command(Op.HELLO)])
                 differing = guest.refresh(guest.seed(), time.time_ns())
                 told = channel.post([*differing, *guest.attach(disks.map)])
                 return Awake(outlook, machine, channel, watch, disks, gate, home.pop_all(), life.pop_all(), hello, told)
-
-    @contextmanager
-    def _restored(self, template: Template, attachments: Attachments) -> Iterator[Machine]:
-        with ExitStack() as life:
-            try:
-                yield life.enter_context(self.hypervisor.restore(template, attachments))
-            finally:
-                with span("stop", "vm"):
-                    life.close()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from cache import spans
-from cache.spans import Recorded, Recording, recorded, span
+from cache.spans import Recorded, Recording, ending, recorded, span
 from machinefile.errors import HostError
 
 
@@ -139,3 +140,23 @@ def test_what_began_before_the_recording_can_be_added() -> None:
     recording.add("start-up", "phase", 100.5, 102.0)
     recording.add("older", "phase", 99.0, 101.0)
     assert [(one.begun, one.seconds) for one in recording.spans] == [(0.5, 1.5), (0.0, 1.0)]
+
+
+def test_what_the_end_of_something_takes_is_a_span_of_its_own() -> None:
+    told: list[str] = []
+
+    @contextmanager
+    def resource() -> Iterator[str]:
+        told.append("begun")
+        try:
+            yield "it"
+        finally:
+            told.append("ended")
+
+    with recorded() as recording:
+        with ending(resource(), "stop", "test") as got, span("use", "test"):
+            told.append(got)
+        with pytest.raises(RuntimeError), ending(resource(), "stop", "test"):
+            raise RuntimeError
+    assert told == ["begun", "it", "ended", "begun", "ended"]
+    assert [(one.name, one.facts) for one in recording.spans] == [("use", {}), ("stop", {}), ("stop", {})]

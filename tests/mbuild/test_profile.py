@@ -72,6 +72,15 @@ def test_a_link_stays_one_and_a_device_is_not_replaced(tmp_path: Path) -> None:
     assert Path("/dev/null").is_char_device()
 
 
+def test_a_pipe_gets_it(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as reader:
+        with os.fdopen(writing), profiled(f"/dev/fd/{writing}"):
+            pass
+        (tmp_path / "trace").write_text(reader.read())
+    assert [event.name for event in read_trace(tmp_path / "trace")[0]] == ["start-up"]
+
+
 def test_what_did_not_fit_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
