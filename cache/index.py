@@ -10,7 +10,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 from cache.files import store_errors
 from cache.reserve import is_full
 from machinefile.errors import StoreError
+from machinefile.values import dataclass
 
 _T = TypeVar("_T")
 _NEVER_A_FILE = 1 << 40

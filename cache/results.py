@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+
+from machinefile.values import dataclass
 
 MOST_SECONDS = 1 << 40
 """No step takes as long, and no clock shows more."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from cache.keys import Record, Value
@@ -17,6 +16,7 @@ from engine.records import HashedTree, record_of
 from machinefile.errors import MbuildError
 from machinefile.platform import Platform
 from machinefile.steps import BuildGraph, From, Metadata, Step
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 from engine.layers.compression import Source
@@ -18,6 +17,7 @@ from engine.layers.tarwrite import Item
 from machinefile.errors import MachinefileError, Problem, StepError
 from machinefile.imageconfig import Pairs
 from machinefile.steps import BuildGraph, Mount, MountType, Run, Step
+from machinefile.values import dataclass
 
 MAX_BYTES = 500 << 10
 """Of one secret. Source: BuildKit's secretsprovider."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from machinefile.lines import SPACE
 from machinefile.patterns import substitute, trim_prefix, trim_suffix
 from machinefile.syntax import grammar
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from lark import Token, Tree

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from machinefile.errors import MachinefileError, Problem
@@ -17,6 +17,7 @@ from machinefile.source import Source
 from machinefile.suggest import did_you_mean
 from machinefile.syntax import tokens
 from machinefile.validation import check_instruction
+from machinefile.values import dataclass
 from machinefile.vocabulary import INSTRUCTIONS, Rule, Vocabulary
 
 if TYPE_CHECKING:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from engine.attest.dsse import AttestationVerifier, parse_envelope
 from engine.attest.statement import MEDIA_TYPE, Statement, parse_statement
 from machinefile.errors import UntrustedDataError
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

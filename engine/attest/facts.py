@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from machinefile.imageconfig import Pairs
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

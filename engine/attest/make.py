@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from cache.results import Layer
 from cache.store import Store
@@ -24,6 +23,7 @@ from engine.output.annotations import Annotations
 from engine.output.image import BuiltImage
 from engine.output.index import Built, BuiltAttestation, BuiltIndex, with_attestations
 from machinefile.platform import Platform
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

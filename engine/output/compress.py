@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -27,6 +26,7 @@ from engine.layers.compression import (
 )
 from engine.layers.limits import LayerLimits
 from machinefile.errors import InterruptedBuildError, UntrustedDataError
+from machinefile.values import dataclass
 
 _MOST_WORKERS = ((6, 4), (12, 2))
 """Up to which level of zstd how many threads work at once: one takes 40 MB at level 3, 100 at 12, 220 above."""

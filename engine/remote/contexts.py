@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +19,7 @@ from engine.steps.tree import LinkLoopError, resolve
 from machinefile.copies import is_git
 from machinefile.errors import MachinefileError, UsageError
 from machinefile.ignore import IgnoreRules
+from machinefile.values import dataclass
 
 _IMAGES = ("docker-image:", "oci-layout:", "docker-archive:")
 _RESERVED = frozenset({"scratch", "context"})

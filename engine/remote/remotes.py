@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from cache.keys import Value
@@ -29,6 +29,7 @@ from engine.remote.weburl import file_name
 from machinefile.copies import is_git
 from machinefile.errors import MachinefileError, MbuildError, UntrustedDataError
 from machinefile.steps import BuildGraph, RemoteSource, Step
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from engine.pins import Pins

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cache.blobs import BlobWriter
@@ -19,6 +18,7 @@ from engine.images.policy import RegistrySettings, TransferPolicy
 from engine.images.retry import Attempts, RetryableError
 from engine.remote.weburl import file_name, without_password
 from machinefile.errors import TransferError, UntrustedDataError
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     import httpx

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
 from engine.layers.entry import Entry, EntryType
@@ -22,6 +22,7 @@ from machinefile.errors import MachinefileError
 from machinefile.globs import has_wildcards, matches
 from machinefile.ignore import IgnoreRules
 from machinefile.steps import Copy
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from engine.verify.varied import BackwardContext, ShiftedSandbox, elsewhere, var
 from engine.vm.execution import Sandbox
 from machinefile.errors import UsageError
 from machinefile.steps import From, Run, Step
+from machinefile.values import dataclass
 
 OpenDriver = Callable[[Path], AbstractContextManager[Driver]]
 """Opens a driver over the store in a folder."""

@@ -10,12 +10,12 @@ import errno
 import fcntl
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine import process
 from engine.vm.guest import DiskMap, Region
 from machinefile.errors import HostError
+from machinefile.values import dataclass
 
 SECTOR = 512
 LAYER_LIMIT = 250

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
@@ -46,6 +46,7 @@ from engine.vm.runfolder import run_folder, sweep
 from engine.vm.template import dig_holes, greet, watcher, write_state
 from machinefile.errors import HostError, InterruptedBuildError
 from machinefile.steps import MachineShape
+from machinefile.values import dataclass
 
 _TRIES = 3
 _ANSWER_TIMEOUT = 5.0

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from engine.events import Observer, ignore
@@ -28,6 +28,7 @@ from engine.vm.runfolder import Growth, run_folder, sweep
 from engine.vm.session import Feed, Session, attach
 from machinefile.errors import HostError, InterruptedBuildError, StepError
 from machinefile.steps import MachineShape, NetworkMode
+from machinefile.values import dataclass
 
 _RESTORES = 3
 _ANSWER_TIMEOUT = 5.0
