@@ -13,6 +13,7 @@ from cache.reserve import is_full, keep_reserve, make_room, release_reserve, ret
 from cache.store import Store, default_folder
 from engine.events import Note, Observer
 from machinefile.errors import StoreError
+from mbuild.parses import remember
 
 if TYPE_CHECKING:
     from cache.carry.place import CachePlace
@@ -116,7 +117,7 @@ def open_driver(
         def open_target(named: CacheTarget) -> OpenTarget:
             return _opener(store, source, observer, cancelled).target(named)
 
-        yield Driver(
+        driver = Driver(
             store,
             source,
             lambda: make_sandbox(store, observer),
@@ -129,6 +130,10 @@ def open_driver(
             open_target=open_target,
             versions=_versions,
         )
+        try:
+            yield driver
+        finally:
+            remember(store)
 
 
 def _opener(store: Store, source: ImageSources, observer: Observer, cancelled: threading.Event) -> PlaceOpener:
