@@ -5,29 +5,30 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from typing import NoReturn
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, NoReturn
 
 from cache.results import Layer, StepResult
 from cache.store import Store
-from engine.bases import Bases
 from engine.context import BuildContext, UsedFiles
 from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
 from engine.labels import labels_of
-from engine.layerstore import LayerStore
 from engine.lookup import Results
 from engine.plan import Plan, PlannedStep, content_identity, content_record, located
 from engine.records import HashedTree, record_of
-from engine.remote.remotes import Remotes
 from engine.schedule import Job, carry_out
-from engine.steps import local, remote, run, workdir
-from engine.steps.mounts import MountMaker
 from engine.steps.provisions import Provisions
 from engine.supply import LayerSupply, LostLayerError
-from engine.vm.execution import Sandbox
-from engine.vm.network.gate import EgressLog
 from machinefile.errors import InterruptedBuildError, MbuildError, StepError
 from machinefile.steps import Copy, From, FromContext, FromStep, Metadata, RemoteSource, Run, Step, Workdir
+
+if TYPE_CHECKING:
+    from engine.bases import Bases
+    from engine.layerstore import LayerStore
+    from engine.remote.remotes import Remotes
+    from engine.steps.mounts import MountMaker
+    from engine.vm.execution import Sandbox
+    from engine.vm.network.gate import EgressLog
 
 
 class Build:
@@ -64,9 +65,6 @@ class Build:
         self._known = results or Results(store)
         self._jobs = jobs
         self.provisions = provisions or Provisions()
-        self.mounts = MountMaker(
-            store, layers, self.layers_of, contexts, self.provisions.secrets, lambda line: self._tell(Note(line))
-        )
         self._results = {
             planned.step.id: planned.result or StepResult()
             for planned in plan.steps
@@ -77,6 +75,20 @@ class Build:
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
         self._lost: dict[str, LostLayerError] = {}
         """What could not be done for want of a layer, and what needs it."""
+
+    @cached_property
+    def mounts(self) -> MountMaker:
+        """Makes what RUNs mount."""
+        from engine.steps.mounts import MountMaker  # with all of microVMs, which a cached build has no use for
+
+        return MountMaker(
+            self._store,
+            self._layers,
+            self.layers_of,
+            self._contexts,
+            self.provisions.secrets,
+            lambda line: self._tell(Note(line)),
+        )
 
     @property
     def results(self) -> Mapping[str, StepResult]:
@@ -278,6 +290,8 @@ class Build:
         return result
 
     def _execute(self, planned: PlannedStep, stop: threading.Event) -> Layer | None:
+        from engine.steps import local, remote, run, workdir  # which a cached build has no use for
+
         step = planned.step
         below = self.layers_of(step.parent) if step.parent is not None else ()
         match step.operation:

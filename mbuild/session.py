@@ -96,11 +96,12 @@ def open_driver(
     """A driver over the store and the network of this machine."""
     from engine.driver import Driver
     from engine.images.reference import Reference
-    from engine.imagestore import push
 
     with open_images(cache_dir, observer, cancelled, flags) as (store, source):
 
         def push_all(built: Built, names: Sequence[str], open_blob: Open, check: Callable[[], object]) -> None:
+            from engine.imagestore import push
+
             for name in names:
                 to = Reference.parse(name)
                 push(store, source.registry(), built.digest, to, observer, cancelled, open_blob, check)
