@@ -128,7 +128,8 @@ class KnownSteps:
         begun: tuple[Layer | None, ...] = ()
         rest = text
         for known, steps in tuple(self._recent):
-            if len(steps) > len(begun) and text.startswith(known) and text[len(known) : len(known) + 1] in (b"", b","):
+            after = text[len(known) : len(known) + 2]
+            if len(steps) > len(begun) and text.startswith(known) and (not after or (after[:1] == b"," and after[1:])):
                 begun, rest = steps, text[len(known) + 1 :]
         steps = (*begun, *_steps_of(json.loads(b"[" + rest + b"]")))
         self._recent.append((text, steps))

@@ -67,7 +67,8 @@ class Store:
         locks/...             one file a lock
         used/...              when things were last used: cache/uses.py
         mounts/...            the caches of RUN --mount=type=cache: engine/cachemounts.py
-        contexts/...          what files of build contexts hashed to, a file a folder of the host; may go at any time
+        contexts/...          what files of build contexts hashed to, a file a folder of the host, and how Machinefiles
+                              parse, a file each: cache/parses.py; may go at any time
         tmp/...               what is half done, a folder a process
         aside.N/...           a store of the older version N, which this mbuild cannot read
         collected             touched when what nobody uses was last looked for
