@@ -8,11 +8,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Protocol, TypeVar
 
 from machinefile.errors import MbuildError
+from machinefile.values import dataclass
 
 _NUMBER = re.compile(r"(?<=[a-z])_[0-9]+$|(?<=^Thread)-[0-9].*")
 """What tells the threads of a pool apart, and those without a name."""
@@ -179,7 +179,7 @@ class _Open:
     facts: dict[str, Value]
     row: int = 0
     begun: float = 0.0
-    ended: float | None = field(default=None)
+    ended: float | None = None
 
     def note(self, **facts: Value) -> None:
         self.facts.update(facts)

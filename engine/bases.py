@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO
@@ -26,6 +26,7 @@ from engine.images.source import ImageSource
 from engine.parallel import in_parallel
 from machinefile.errors import MbuildError
 from machinefile.steps import SCRATCH, BaseImage, BaseReference
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from engine.pins import Pins

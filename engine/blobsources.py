@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO, Protocol
 
@@ -19,6 +18,7 @@ from engine.images.reference import Reference
 from engine.origins import remember
 from engine.parallel import Background, in_parallel
 from machinefile.errors import HostError, InterruptedBuildError, StoreError, TransferError
+from machinefile.values import dataclass
 
 PARALLEL = 4
 """Layers at a time."""

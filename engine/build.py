@@ -6,31 +6,31 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import NoReturn
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, NoReturn
 
 from cache.results import Layer, StepResult
 from cache.spans import Span, span
 from cache.store import Store
-from engine.bases import Bases
 from engine.context import BuildContext, UsedFiles
 from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
-from engine.following import Following, following
 from engine.labels import labels_of
-from engine.layerstore import LayerStore
 from engine.lookup import Results
 from engine.plan import Plan, PlannedStep, content_identity, content_record, located
 from engine.records import HashedTree, record_of
-from engine.remote.remotes import Remotes
 from engine.schedule import Job, carry_out
-from engine.steps import local, remote, run, workdir
-from engine.steps.mounts import MountMaker
 from engine.steps.provisions import Provisions
 from engine.supply import LayerSupply, LostLayerError
-from engine.vm.execution import Sandbox
-from engine.vm.network.gate import EgressLog
 from machinefile.errors import InterruptedBuildError, MbuildError, StepError
 from machinefile.steps import Copy, From, FromContext, FromStep, Metadata, RemoteSource, Run, Step, Workdir
+
+if TYPE_CHECKING:
+    from engine.bases import Bases
+    from engine.layerstore import LayerStore
+    from engine.remote.remotes import Remotes
+    from engine.steps.mounts import MountMaker
+    from engine.vm.execution import Sandbox
+    from engine.vm.network.gate import EgressLog
 
 
 class Build:
@@ -67,20 +67,31 @@ class Build:
         self._known = results or Results(store)
         self._jobs = jobs
         self.provisions = provisions or Provisions()
-        self.mounts = MountMaker(
-            store, layers, self.layers_of, contexts, self.provisions.secrets, lambda line: self._tell(Note(line))
-        )
         self._results = {
             planned.step.id: planned.result or StepResult()
             for planned in plan.steps
             if planned.result is not None or isinstance(planned.step.operation, From)
         }
         self._labels: dict[str, str] = {}
-        self._following = Following({}, {})
+        self._after_runs: Mapping[str, Run] = {}
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
         self._lost: dict[str, LostLayerError] = {}
         """What could not be done for want of a layer, and what needs it."""
+
+    @cached_property
+    def mounts(self) -> MountMaker:
+        """Makes what RUNs mount."""
+        from engine.steps.mounts import MountMaker  # with all of microVMs, which a cached build has no use for
+
+        return MountMaker(
+            self._store,
+            self._layers,
+            self.layers_of,
+            self._contexts,
+            self.provisions.secrets,
+            lambda line: self._tell(Note(line)),
+        )
 
     @property
     def results(self) -> Mapping[str, StepResult]:
@@ -94,11 +105,10 @@ class Build:
         Raises StepError, HostError, TransferError, or InterruptedBuildError soon after `cancelled` is set;
         LostLayerError when all that does not need a certain layer of another cache was done.
         """
-        visible = self._below(goals) if goals else self._plan.by_id.keys()
+        visible = self._plan.below(goals) if goals else self._plan.by_id.keys()
         goals = goals or self._plan.results
         to_run = self._plan.to_run(goals)
         missing = {planned.step.id for planned in to_run}
-        self._following = following(to_run)
         if missing:
             self._known.look_elsewhere()
         shown = [
@@ -126,7 +136,12 @@ class Build:
             jobs += [
                 Job(f"layers of {one}", {one, self._plan.root_of(one)}, partial(self._complete, one)) for one in goals
             ]
-        jobs += self._jobs_ahead()
+        if missing:
+            from engine.following import following
+
+            found = following(to_run)
+            self._after_runs = found.after_run
+            jobs = [*(self._ahead(*one) for one in found.after_copies.items()), *jobs]
         try:
             carry_out(jobs, self._jobs, self._cancelled)
         finally:
@@ -142,19 +157,19 @@ class Build:
     def _step_span(self, planned: PlannedStep, outcome: str) -> Span:
         return span(self._labels[planned.step.id], "step", step=planned.step.id, key=planned.key, outcome=outcome)
 
-    def _jobs_ahead(self) -> Iterator[Job]:
-        """Restore the machines of commands while what is copied for them still comes."""
-        for step_id, operation in self._following.after_copies.items():
-            yield Job(
-                f"ahead of {step_id}", {step_id, self._plan.root_of(step_id)}, partial(self._expect, step_id, operation)
-            )
+    def _ahead(self, step_id: str, operation: Run) -> Job:
+        """Restores the machine of a command while what is copied for it still comes."""
 
-    def _expect(self, step_id: str, operation: Run, stop: threading.Event) -> None:
-        # What is wrong here is told by the step that needs it.
-        with suppress(MbuildError), span("expect", "step", step=step_id):
-            self._supply.bring(self._results[step_id].layers, stop, self._plan.base_of(step_id).layers)
-            disks = self._layers.disks(self.layers_of(step_id))
-            self._sandbox.expect(run.outlook_of(operation, disks, self.provisions))
+        def expect(stop: threading.Event) -> None:
+            from engine.steps import run
+
+            # What is wrong here is told by the step that needs it.
+            with suppress(MbuildError), span("expect", "step", step=step_id):
+                self._supply.bring(self._results[step_id].layers, stop, self._plan.base_of(step_id).layers)
+                disks = self._layers.disks(self.layers_of(step_id))
+                self._sandbox.expect(run.outlook_of(operation, disks, self.provisions))
+
+        return Job(f"ahead of {step_id}", {step_id, self._plan.root_of(step_id)}, expect)
 
     def is_here(self, goals: Sequence[str]) -> bool:
         """Whether all layers of these steps are in the store, and `run` has nothing to do for them."""
@@ -186,17 +201,6 @@ class Build:
                     self._supply.bring(self._results[step_id].layers, stop)
             except LostLayerError as error:
                 self._lost[f"layers of {step_id}"] = error
-
-    def _below(self, goals: Sequence[str]) -> set[str]:
-        """Those steps and all that they stand on."""
-        found: set[str] = set()
-        todo = list(goals)
-        while todo:
-            step = self._plan.step(todo.pop()).step
-            if step.id not in found:
-                found.add(step.id)
-                todo += [needed for needed in (step.parent, *step.inputs) if needed is not None]
-        return found
 
     def _sources(self, to_run: Sequence[PlannedStep]) -> Iterator[str]:
         """The steps whose files the steps to run read."""
@@ -316,6 +320,8 @@ class Build:
         return result
 
     def _execute(self, planned: PlannedStep, stop: threading.Event) -> Layer | None:
+        from engine.steps import local, remote, run, workdir  # which a cached build has no use for
+
         step = planned.step
         below = self.layers_of(step.parent) if step.parent is not None else ()
         match step.operation:
@@ -330,7 +336,7 @@ class Build:
                     self.provisions,
                     self.mounts,
                     lambda log: self._reached(step, log),
-                    self._following.after_run.get(step.id),
+                    self._after_runs.get(step.id),
                 )
             case Copy() as operation:
                 match operation.origin:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cache.spans import span
-from engine.vm.execution import Execution, Outlook, Output, Result, Sandbox
 from machinefile.errors import InterruptedBuildError
-from machinefile.steps import MachineShape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.vm.execution import Execution, Outlook, Output, Result, Sandbox
+    from machinefile.steps import MachineShape
 
 _POLL = 0.1
 """Seconds between two looks at `cancelled`."""

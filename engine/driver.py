@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,7 @@ from engine.steps.provisions import Provisions
 from engine.supply import LayerSupply, LostLayerError
 from machinefile.errors import StoreError, UsageError
 from machinefile.imageconfig import Pairs
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     # What runs steps is imported where a build begins: a plan has no use for it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from engine.request import BuildRequest
 from engine.supply import LayerSupply
 from machinefile.errors import UsageError
 from machinefile.steps import BuildGraph, Snapshot
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from engine.carry.inline import StepKeys

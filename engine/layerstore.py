@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from cache.blobs import BlobWriter
 from cache.files import file_digest, store_errors, write_atomically
@@ -15,15 +15,16 @@ from cache.spans import span
 from cache.store import Store
 from engine.bases import Base, Bases
 from engine.images import mediatype
-from engine.layers.changes import layer_from_changes, read_changes
-from engine.layers.content import BlobOpener, LayerFiles
-from engine.layers.disk import disk_path, make_disk, prepare_layer
-from engine.layers.index import LayerIndex
 from engine.layers.limits import LayerLimits
-from engine.layers.root import RootView
-from engine.layers.tarwrite import Item, WrittenLayer, write_layer
 from engine.layers.times import NORMAL, Times
 from machinefile.errors import StoreError
+
+if TYPE_CHECKING:
+    # A cached build reads and writes no layer: the methods import what they use.
+    from engine.layers.content import BlobOpener, LayerFiles
+    from engine.layers.index import LayerIndex
+    from engine.layers.root import RootView
+    from engine.layers.tarwrite import Item, WrittenLayer
 
 Layers = tuple[Layer, ...]
 
@@ -77,6 +78,8 @@ class LayerStore:
 
         Raises UntrustedDataError, and as `Bases.open`.
         """
+        from engine.layers.disk import prepare_layer
+
         known = self._indexes.get(layer.diff_id) or self._load(layer.diff_id)
         if known is None and below is not None:
             self._index(below, layer)
@@ -92,6 +95,8 @@ class LayerStore:
         Raises InterruptedBuildError, and TransferError, UntrustedDataError, StoreError when a layer cannot be had or is
         not what it should be.
         """
+        from engine.layers.root import RootView
+
         key = tuple(layer.diff_id for layer in layers)
         if key not in self._views:
             indexes = [self._index(layers[:number], layer, stop) for number, layer in enumerate(layers)]
@@ -105,6 +110,8 @@ class LayerStore:
 
     def files(self, layers: Layers) -> LayerFiles:
         """The contents of the files of layers."""
+        from engine.layers.content import LayerFiles
+
         return LayerFiles(self.view(layers).indexes, self.openers(layers), self.limits)
 
     def openers(self, layers: Layers) -> tuple[BlobOpener, ...]:
@@ -114,6 +121,8 @@ class LayerStore:
     def write(self, items: Iterable[Item], *, guarded: bool = True) -> Layer | None:
         """A new layer of these entries in the store; None when there are none. One that goes into no image need not be
         guarded. Raises HostError, StoreError, and what the guard raises."""
+        from engine.layers.tarwrite import write_layer
+
         with span("write", "layer"):
             listed = list(items)
             if self._guard is not None and guarded:
@@ -125,6 +134,8 @@ class LayerStore:
 
         Raises UntrustedDataError when the stream makes no sense.
         """
+        from engine.layers.changes import layer_from_changes, read_changes
+
         with span("take", "layer"):
             changes = read_changes(stream, self.limits)
             if changes.is_empty:
@@ -147,6 +158,8 @@ class LayerStore:
 
     def _prepare(self, below: Layers, layer: Layer) -> LayerIndex:
         """One pass over the blob checks it, indexes it and makes the disk that a RUN on it is going to want."""
+        from engine.layers.disk import prepare_layer
+
         with span("prepare", "layer", layer=layer.diff_id), self._bases.open(layer) as blob:
             prepared = prepare_layer(
                 blob,
@@ -162,6 +175,8 @@ class LayerStore:
         return prepared.index
 
     def _disk(self, below: Layers, layer: Layer) -> Path:
+        from engine.layers.disk import disk_path, make_disk
+
         index, under = self._index(below, layer), self.view(below)
         path = disk_path(self._disk_folder, index, under)
         if self._is_sound(path):
@@ -205,6 +220,8 @@ class LayerStore:
         return True
 
     def _load(self, diff_id: str) -> LayerIndex | None:
+        from engine.layers.index import LayerIndex
+
         path = self._store.derived("layers", diff_id)
         try:
             if self._store.uses.find(path) is None:

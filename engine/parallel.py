@@ -7,11 +7,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from machinefile.errors import InterruptedBuildError, UntrustedDataError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 Task = Callable[[threading.Event], T]
@@ -98,6 +100,8 @@ class _Either(threading.Event):
 
 class _Group(Generic[T]):
     def __init__(self, tasks: Sequence[Task[T]], limit: int, cancelled: threading.Event) -> None:
+        from concurrent.futures import Future  # with logging, which a cached build has no use for
+
         self._futures: list[Future[T]] = [Future() for _ in tasks]
         self._waiting = deque(zip(tasks, self._futures, strict=True))
         self._cancelled = cancelled

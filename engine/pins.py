@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 
 from engine.images.image import ResolvedImage
@@ -19,6 +19,7 @@ from machinefile.lockfile import FilePin, ImagePin, Lockfile, RepositoryPin
 from machinefile.platform import Platform
 from machinefile.source import Span
 from machinefile.steps import BaseReference, BuildGraph, From, RemoteSource, Step
+from machinefile.values import dataclass
 
 _GONE = ("image-not-found", "blob-not-found")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from cache.keys import Record, Value
@@ -18,6 +17,7 @@ from engine.records import HashedTree, record_of
 from machinefile.errors import MbuildError
 from machinefile.platform import Platform
 from machinefile.steps import BuildGraph, From, Metadata, Step
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,17 @@ class Plan:
             needed.add(step.id)
             todo += [other for other in (step.parent, *step.inputs) if other is not None]
         return tuple(planned for planned in self.steps if planned.step.id in needed)
+
+    def below(self, goals: Sequence[str]) -> set[str]:
+        """The ids of those steps and of all that they stand on."""
+        found: set[str] = set()
+        todo = list(goals)
+        while todo:
+            step = self.step(todo.pop()).step
+            if step.id not in found:
+                found.add(step.id)
+                todo += [needed for needed in (step.parent, *step.inputs) if needed is not None]
+        return found
 
     def counted(self) -> tuple[PlannedStep, ...]:
         """The steps that may make a layer: those whose hits and runs a build counts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,6 +32,7 @@ from machinefile.options import BuildOptions
 from machinefile.resolve import base_references
 from machinefile.stages import split_stages
 from machinefile.steps import BuildGraph
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from cache.carry.place import CachePlace

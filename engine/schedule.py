@@ -6,9 +6,9 @@ import heapq
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 from machinefile.errors import InterruptedBuildError
+from machinefile.values import dataclass
 
 _POLL = 0.05
 """Seconds between two looks at `cancelled`."""

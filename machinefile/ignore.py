@@ -7,11 +7,11 @@ what an earlier pattern took; the last pattern that matches decides. Source: mob
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
 
 from machinefile.errors import MachinefileError
 from machinefile.lines import SPACE
 from machinefile.source import Source, Span
+from machinefile.values import dataclass
 from machinefile.wildcards import Wildcard, compile_wildcard
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from machinefile.errors import MachinefileError, Problem
 from machinefile.flags import flag_value
 from machinefile.instructions import Flag, Instruction, Machinefile
 from machinefile.report import Report
 from machinefile.suggest import did_you_mean
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

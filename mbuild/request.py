@@ -34,7 +34,9 @@ from mbuild.attest import read_attestations
 from mbuild.limits import read_shape, read_timeout
 from mbuild.lockfiles import read_lock
 from mbuild.network import configured_proxies, egress_policy
+from mbuild.parses import recall
 from mbuild.secrets import read_secrets
+from mbuild.session import store_folder
 
 if TYPE_CHECKING:
     from engine.carry.spec import CacheSource, CacheTarget
@@ -67,6 +69,8 @@ def _request(options: argparse.Namespace) -> BuildRequest:
             hint="the last argument of mbuild names the folder whose files COPY may take",
         )
     path = find_machinefile(options.file, context)
+    if path is not None:
+        recall(store_folder(options.cache_dir), path)
     contexts = tuple({one.name: one for one in map(parse_context, options.build_context)}.values())
     targets, inline = _cache_targets(options)
     ignore = _ignore_rules(path, context)

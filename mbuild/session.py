@@ -14,6 +14,7 @@ from cache.spans import span
 from cache.store import Store, default_folder
 from engine.events import Note, Observer
 from machinefile.errors import StoreError
+from mbuild.parses import remember
 
 if TYPE_CHECKING:
     from cache.carry.place import CachePlace
@@ -99,11 +100,12 @@ def open_driver(
     with span("import", "phase"):
         from engine.driver import Driver
         from engine.images.reference import Reference
-        from engine.imagestore import push
 
     with open_images(cache_dir, observer, cancelled, flags) as (store, source):
 
         def push_all(built: Built, names: Sequence[str], open_blob: Open, check: Callable[[], object]) -> None:
+            from engine.imagestore import push
+
             for name in names:
                 to = Reference.parse(name)
                 push(store, source.registry(), built.digest, to, observer, cancelled, open_blob, check)
@@ -120,7 +122,7 @@ def open_driver(
         def open_target(named: CacheTarget) -> OpenTarget:
             return _opener(store, source, observer, cancelled).target(named)
 
-        yield Driver(
+        driver = Driver(
             store,
             source,
             lambda: make_sandbox(store, observer),
@@ -133,6 +135,10 @@ def open_driver(
             open_target=open_target,
             versions=_versions,
         )
+        try:
+            yield driver
+        finally:
+            remember(store)
 
 
 def _opener(store: Store, source: ImageSources, observer: Observer, cancelled: threading.Event) -> PlaceOpener:

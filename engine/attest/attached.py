@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +19,7 @@ from engine.images.reference import Reference, parse_reference
 from engine.images.selection import MAX_DEPTH, MAX_INDEXES
 from engine.images.source import ImageSources
 from machinefile.errors import StoreError, UntrustedDataError, UsageError
+from machinefile.values import dataclass
 
 MAX_PROVENANCE_BYTES = 64 << 20
 """Of a provenance, in its envelope or without: most of one is a Machinefile."""

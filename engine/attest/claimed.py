@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from engine.attest.bounded import checksum_of, digest_of, entries_of, text_of
 from engine.attest.dependencies import FILES_DIGEST
@@ -14,6 +13,7 @@ from machinefile.errors import MbuildError, UntrustedDataError, UsageError
 from machinefile.imageconfig import Pairs
 from machinefile.lockfile import FilePin, ImagePin, Lockfile, RepositoryPin
 from machinefile.platform import Platform
+from machinefile.values import dataclass
 
 WHOLE = "ask who built it for a provenance of mode=max (mbuild --provenance=mode=max)"
 """The hint where too little is told."""

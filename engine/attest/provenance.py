@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 
 from cache.index import Kind
 from cache.keys import VERSION as KEY_VERSION
@@ -37,6 +36,7 @@ from machinefile.imageconfig import Pairs
 from machinefile.lint.stages import sounds_secret
 from machinefile.platform import Platform
 from machinefile.steps import BuildGraph
+from machinefile.values import dataclass
 
 BUILD_TYPE = "https://pypi.org/project/machinefile/#mbuild-build-v1"
 """docs/attestations.md says what the parameters of such builds mean."""

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import BinaryIO
 
@@ -30,6 +30,7 @@ from engine.parallel import in_parallel
 from engine.plan import PlannedStep
 from engine.supply import LayerSupply
 from machinefile.errors import HostError, InterruptedBuildError, MbuildError, StoreError, TransferError
+from machinefile.values import dataclass
 
 PARALLEL = 4
 """Blobs at a time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +27,7 @@ from engine.output.local import write_local
 from engine.platforms import folder_name
 from engine.supply import LayerSupply
 from machinefile.errors import UsageError
+from machinefile.values import dataclass
 
 Push = Callable[[Built, Sequence[str], Open, Callable[[], object]], None]
 """Sends an image, or an index with its images, to the registries of its names; what they lack of its blobs is opened

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cache.index import Kind
 from cache.results import Layer, StepResult
@@ -16,6 +16,7 @@ from engine.layers.limits import LayerLimits
 from engine.layers.stamp import stamp
 from engine.layers.tarread import TarStream
 from engine.output.compress import PlainLayer, Supply
+from machinefile.values import dataclass
 
 _MOST_WORKERS = 4
 

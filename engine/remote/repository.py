@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine.layers.limits import LayerLimits
@@ -13,6 +12,7 @@ from engine.remote.git import Git
 from engine.remote.gitdir import write_git_dir
 from engine.remote.giturl import GitUrl, check_remote, is_commit, join_remote
 from machinefile.errors import MachinefileError, TransferError, UntrustedDataError
+from machinefile.values import dataclass
 
 ASKING_SECONDS = 120.0
 FETCHING_SECONDS = 3600.0

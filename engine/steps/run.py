@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cache.results import Layer
@@ -24,6 +24,7 @@ from machinefile.durations import format_duration
 from machinefile.errors import StepError
 from machinefile.imageconfig import Pairs
 from machinefile.steps import Run
+from machinefile.values import dataclass
 
 _SIGNAL_BASE = 128
 _DENIED_SHOWN = 5

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine.vm.awake import Awake, Waker
 from engine.vm.execution import Execution, Outlook
 from engine.vm.mounts import cache_disks, layer_disks
 from machinefile.errors import MbuildError
+from machinefile.values import dataclass
 
 _MOST = 2
 """Machines that wait at once: each costs a process, and next to no memory until its command comes."""

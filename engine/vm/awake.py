@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from cache.spans import ending, span
@@ -24,6 +23,7 @@ from engine.vm.protocol import Command, Op, command
 from engine.vm.runfolder import Growth, run_folder
 from machinefile.errors import InterruptedBuildError
 from machinefile.steps import NetworkMode
+from machinefile.values import dataclass
 
 
 @dataclass(slots=True)

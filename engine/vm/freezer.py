@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from engine.vm import guest
@@ -26,6 +26,7 @@ from engine.vm.qmp import Qmp, QmpError
 from engine.vm.runfolder import run_folder, sweep
 from engine.vm.starting import Starting
 from engine.vm.template import dig_holes, greet, watcher, write_state
+from machinefile.values import dataclass
 
 _ANSWER_TIMEOUT = 5.0
 _SET_UP_TIMEOUT = 60.0

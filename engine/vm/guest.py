@@ -12,7 +12,6 @@ import posixpath
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from engine.vm.execution import Execution, GuestFile
 from engine.vm.guestclock import set_to
@@ -23,6 +22,7 @@ from engine.vm.network.resolvconf import taken_over
 from engine.vm.protocol import Command, Op, Value, command, texts
 from machinefile.hosts import HOST_GATEWAY
 from machinefile.steps import NetworkMode
+from machinefile.values import dataclass
 
 ROOT = "/r"
 UPPER = "/s/u"

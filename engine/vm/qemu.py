@@ -9,7 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from engine import process
@@ -22,6 +22,7 @@ from engine.vm.qemu_argv import MachineSpec, qemu_argv
 from engine.vm.qmp import request
 from machinefile.errors import HostError
 from machinefile.steps import MachineShape
+from machinefile.values import dataclass
 
 PROGRAM = "qemu-system-x86_64"
 HINT = "run: sudo apt-get install qemu-system-x86"

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cache.spans import span
@@ -26,6 +26,7 @@ from engine.vm.runfolder import sweep
 from engine.vm.session import Feed, Session, attach
 from machinefile.errors import HostError, InterruptedBuildError, StepError
 from machinefile.steps import MachineShape, NetworkMode
+from machinefile.values import dataclass
 
 _RESTORES = 3
 _ANSWER_TIMEOUT = 5.0

@@ -23,7 +23,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cache.files import sync_tree
@@ -43,6 +43,7 @@ from engine.vm.qmp import Qmp, QmpError
 from engine.vm.runfolder import file_lock, run_folder
 from machinefile.errors import HostError, InterruptedBuildError
 from machinefile.steps import MachineShape
+from machinefile.values import dataclass
 
 _BOOTS = 4
 _CLOCK_SPAN = 1.0
