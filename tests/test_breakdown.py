@@ -13,7 +13,7 @@ from benchmark.measure import BenchError, Sample, Spread
 from benchmark.report import markdown
 from benchmark.results import Results, Row
 from cache.spans import Recording
-from mbuild.profile import trace
+from mbuild.trace import trace
 
 SPANS = (
     ("start-up", 0, 0.0, 0.5),

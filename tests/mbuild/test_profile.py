@@ -16,7 +16,8 @@ from cache import spans
 from cache.spans import span
 from machinefile.errors import HostError
 from mbuild.__main__ import main
-from mbuild.profile import process_began, profiled
+from mbuild.profile import profiled
+from mbuild.trace import process_began
 
 
 def test_without_a_name_nothing_is_recorded_or_written() -> None:
