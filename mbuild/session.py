@@ -133,7 +133,7 @@ def open_driver(
             open_source=open_source,
             open_trust=_trust,
             open_target=open_target,
-            versions=_versions,
+            versions=lambda: _versions(store),
         )
         try:
             yield driver
@@ -147,10 +147,10 @@ def _opener(store: Store, source: ImageSources, observer: Observer, cancelled: t
     return PlaceOpener(store, source.registry, observer, cancelled)
 
 
-def _versions() -> Pairs:
+def _versions(store: Store) -> Pairs:
     from engine.vm.versions import versions
 
-    return versions()
+    return versions(store.vm_folder)
 
 
 def _trust(keys: Sequence[Path]) -> Trust:
