@@ -190,7 +190,8 @@ def _set_up(awake: Awake, execution: Execution) -> _Run:
     furnishing, stub_rows = guest.furnish(execution)
     mounting, mount_stubs = guestmounts.mount_rows(execution)
     stub_rows += [len(furnishing) + row for row in mount_stubs]
-    furnishing = [*furnishing, *mounting, guest.enter(execution)]
+    # A working directory that it makes stays in the layer: it is not to be older than the command's first moment.
+    furnishing = [*furnishing, *mounting, *guestclock.at_the_start(execution), guest.enter(execution)]
     laying = [*guest.add_layers(on_top, layers - len(on_top)), *guest.lay_root(layers)]
     # It may have waited for long; and its clock was set when nothing was known of the step's.
     differing = [command(Op.RESEED, guest.seed()), *guestclock.at_first(execution)]
