@@ -121,7 +121,7 @@ class Freezer:
 
 def _set_up(machine: QemuMachine, channel: Channel, execution: Execution, disks: DiskMap) -> None:
     """Everything up to the program's start. Raises StalledError when the machine does not come to life."""
-    furnishing = [*guest.furnish(execution)[0], guest.enter(execution)]
+    furnishing = [*guest.add_folders(), *guest.furnish(execution)[0], guest.enter(execution)]
     try:
         greet(channel, _ANSWER_TIMEOUT)
         rows = [*guest.refresh(guest.seed(), time.time_ns()), *guest.attach(disks), *furnishing]

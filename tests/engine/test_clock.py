@@ -132,7 +132,7 @@ def test_parsing_gives_the_flag_as_it_is_written() -> None:
 
 def test_a_fixed_clock_is_not_shifted_and_starts_with_the_command(tmp_path: Path) -> None:
     def told(clock: FixedClock | None) -> list[tuple[int, int]]:
-        """What it is told about its clock, with the seconds, and where its working directory is made and its command
+        """What it is told about its clock, with the seconds, and where the folders that stay are made and its command
         starts."""
         hypervisor = FakeHypervisor()
         execution = replace(EXECUTION, clock=clock)
@@ -146,21 +146,18 @@ def test_a_fixed_clock_is_not_shifted_and_starts_with_the_command(tmp_path: Path
             values = Values(frame.payload)
             if frame.op in (Op.SET_CLOCK, Op.HOLD_CLOCK):
                 found.append((frame.op, values.number()))
-            elif frame.op == Op.SPAWN or (frame.op == Op.ENSURE and b"/work" in frame.payload):
+            elif frame.op == Op.SPAWN or (frame.op == Op.ENSURE and b"/etc" not in frame.payload):
                 found.append((frame.op, 0))
         return found
 
-    (restored, begun, *then) = told(FixedClock(EARLIEST))
-    assert restored[0] == begun[0] == Op.SET_CLOCK
-    assert 0 < begun[1] < EARLIEST < restored[1]
-    start = (Op.SET_CLOCK, EARLIEST)
-    assert then == [start, (Op.ENSURE, 0), start, (Op.SPAWN, 0)]
-    assert told(FixedClock(7 * EARLIEST, held=True))[1:] == [
-        (Op.HOLD_CLOCK, 7 * EARLIEST),
-        (Op.ENSURE, 0),
-        (Op.SPAWN, 0),
-    ]
-    assert [op for op, _ in told(None)] == [Op.SET_CLOCK, Op.SET_CLOCK, Op.ENSURE, Op.SPAWN]
+    restored, *then = told(FixedClock(EARLIEST))
+    before, start, folders = (Op.SET_CLOCK, EARLIEST - 3600), (Op.SET_CLOCK, EARLIEST), [(Op.ENSURE, 0)] * 3
+    assert restored[0] == Op.SET_CLOCK
+    assert restored[1] > EARLIEST
+    assert then == [before, start, *folders, before, start, (Op.ENSURE, 0), start, (Op.SPAWN, 0)]
+    held = told(FixedClock(7 * EARLIEST, held=True))[1:]
+    assert held == [(Op.HOLD_CLOCK, 7 * EARLIEST), *folders, (Op.ENSURE, 0), (Op.SPAWN, 0)]
+    assert [op for op, _ in told(None)] == [Op.SET_CLOCK, Op.SET_CLOCK, *[Op.ENSURE] * 4, Op.SPAWN]
 
 
 EXECUTION = Execution((), ("true",), (("PATH", "/bin"),), working_dir="/work", shape=MachineShape(disk=64 << 20))
