@@ -199,11 +199,13 @@ def _set_up(awake: Awake, execution: Execution) -> _Run:
     furnishing, stub_rows = guest.furnish(execution)
     mounting, mount_stubs = guestmounts.mount_rows(execution)
     stub_rows += [len(furnishing) + row for row in mount_stubs]
-    furnishing = [*furnishing, *mounting, guest.enter(execution)]
-    laying = [*guest.add_layers(on_top, layers - len(on_top)), *guest.lay_root(layers)]
+    furnishing = [*furnishing, *mounting, *guestclock.at_the_start(execution), guest.enter(execution)]
     # It may have waited for long; and its clock was set when nothing was known of the step's.
     differing = [command(Op.RESEED, guest.seed()), *guestclock.at_first(execution)]
-    rest = channel.post([*differing, *laying, *furnishing])
+    laying = [*guest.add_layers(on_top, layers - len(on_top)), *guest.lay_root(layers)]
+    # What stays in the layer, these folders and that to work in, is as old as the command's first moment.
+    lasting = [*guestclock.at_the_start(execution), *guest.add_folders(), *guestclock.before_it(execution)]
+    rest = channel.post([*differing, *laying, *lasting, *furnishing])
     with span("restore", "vm"):
         version = channel.collect(awake.hello, _ANSWER_TIMEOUT)[0].number()
     if version != PROTOCOL_VERSION:
