@@ -229,11 +229,16 @@ def _contexts(recipe: Recipe, options: argparse.Namespace) -> tuple[NamedContext
 
 
 def _repository(told: RepositoryContext) -> NamedContext:
-    """Raises UsageError for an address or a name that cannot be, UntrustedDataError `attestation-invalid`."""
-    context = parse_context(f"{told.name}={told.address}") if is_git(told.address) else None
-    if context is None or (context.name, context.kind) != (told.name, ContextKind.REPOSITORY):
-        raise UntrustedDataError(f"the context {told.name!r} is no repository", code="attestation-invalid")
-    return context
+    """Raises UntrustedDataError `attestation-invalid` for an address or a name that cannot be."""
+    reason = ""
+    try:
+        if is_git(told.address):  # of others it would be looked whether they are folders
+            context = parse_context(f"{told.name}={told.address}")
+            if (context.name, context.kind) == (told.name, ContextKind.REPOSITORY):
+                return context
+    except UsageError as error:
+        reason = f": {error.message}"
+    raise UntrustedDataError(f"the context {told.name!r} is no repository{reason}", code="attestation-invalid")
 
 
 def _build_options(recipe: Recipe, options: argparse.Namespace, contexts: tuple[NamedContext, ...]) -> BuildOptions:
