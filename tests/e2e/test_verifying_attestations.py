@@ -80,6 +80,8 @@ def test_a_statement_that_was_changed_or_is_another_image_s_is_refused(mbuild: M
     command = ("verify", "-q", f"--attestation={file}", "--key", public, layouts[0], files)
 
     file.write_text(json.dumps(envelope))
+    done = mbuild("verify", "--attestation", file, "app:1")
+    assert (done.returncode, f"--attestation={file}" in done.stderr) == (2, True)
     done = mbuild(*command)
     assert (done.returncode, " is about sha256:" in done.stderr) == (4, True)
     payload = base64.b64decode(envelope["payload"]).replace(b'"n":"1"', b'"n":"0"')
