@@ -13,7 +13,7 @@ from cache.store import Store
 from engine.bases import Bases
 from engine.context import BuildContext, UsedFiles
 from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
-from engine.following import next_runs
+from engine.following import next_runs, stood_on
 from engine.labels import labels_of
 from engine.layerstore import LayerStore
 from engine.lookup import Results
@@ -75,6 +75,7 @@ class Build:
         }
         self._labels: dict[str, str] = {}
         self._next_runs: Mapping[str, Run] = {}
+        self._stood_on: frozenset[str] = frozenset()
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
         self._lost: dict[str, LostLayerError] = {}
@@ -96,7 +97,7 @@ class Build:
         goals = goals or self._plan.results
         to_run = self._plan.to_run(goals)
         missing = {planned.step.id for planned in to_run}
-        self._next_runs = next_runs(to_run)
+        self._next_runs, self._stood_on = next_runs(to_run), stood_on(to_run)
         if missing:
             self._known.look_elsewhere()
         shown = [
@@ -299,6 +300,7 @@ class Build:
                     self.mounts,
                     lambda log: self._reached(step, log),
                     self._next_runs.get(step.id),
+                    step.id in self._stood_on,
                 )
             case Copy() as operation:
                 match operation.origin:
