@@ -124,13 +124,16 @@ class LayerStore:
             listed = [self._guard(item) for item in listed]
         return self._keep(partial(write_layer, listed)) if listed else None
 
-    def add_changes(self, stream: BinaryIO, below: Layers | None = None) -> Layer | None:
-        """A new layer of what a guest changed (a change stream); None when it changed nothing. With `below`, what it is
+    def add_changes(
+        self, stream: BinaryIO, below: Layers | None = None, *, scratch: BinaryIO | None = None
+    ) -> Layer | None:
+        """A new layer of what a guest changed (a change stream, and the disk that it may refer to); None when it
+        changed nothing. With `below`, what it is
         laid on, it gets its disk in the same pass: for who is going to run something on it.
 
         Raises UntrustedDataError when the stream makes no sense; as `view`, and HostError.
         """
-        changes = read_changes(stream, self.limits)
+        changes = read_changes(stream, self.limits, scratch)
         if changes.is_empty:
             return None
         if below is None:

@@ -14,6 +14,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 from urllib.parse import quote_from_bytes
 
@@ -68,6 +69,11 @@ def header_blocks(entry: Entry, name: bytes | None = None) -> bytes:
     """The header of an entry, with the PAX header it needs. `name` in place of the entry's path."""
     records: dict[bytes, bytes] = {}
     name = _name(entry) if name is None else name
+    plain = entry.type is EntryType.FILE and not entry.xattrs and not entry.link and entry.device == (0, 0)
+    if plain and len(name) <= 100 and entry.size <= _TWELVE:
+        frame = _frame(entry.mode, entry.uid, entry.gid, entry.mtime)
+        if frame is not None:
+            return _framed(name, b"%011o\0" % entry.size, frame)
     link = encode(entry.link)
     if len(name) > 100:
         records[b"path"] = name
@@ -97,7 +103,29 @@ def header_blocks(entry: Entry, name: bytes | None = None) -> bytes:
     return pax_blocks(records) + main if records else main
 
 
+_Frame = tuple[bytes, bytes, bytes, int]
+
+
+@lru_cache(256)
+def _frame(mode: int, uid: int, gid: int, mtime: float) -> _Frame | None:
+    """What the headers of plain files that differ in name and size alone have in common: the parts before the size,
+    after it, after the checksum; and its share of the checksum. None where such a file needs a PAX header."""
+    if uid > _EIGHT or gid > _EIGHT or mtime != int(mtime) or not 0 <= mtime <= _TWELVE:
+        return None
+    block = _block(b"", b"0", mode, (uid, gid, 0), int(mtime))
+    before, after, rest = block[100:124], block[136:148], block[156:]
+    return before, after, rest, sum(before) + sum(after) + sum(rest) + 8 * ord(" ")
+
+
+def _framed(name: bytes, size: bytes, frame: _Frame) -> bytes:
+    before, after, rest, share = frame
+    check = b"%06o\0 " % (sum(name) + sum(size) + share)
+    return b"".join((name.ljust(100, b"\0"), before, size, after, check, rest))
+
+
 def _name(entry: Entry) -> bytes:
+    if entry.type is EntryType.FILE:
+        return encode(entry.path)
     if entry.type is EntryType.WHITEOUT:
         return encode(join(parent_of(entry.path), WHITEOUT_PREFIX + entry.path.rpartition("/")[2]))
     if entry.type is EntryType.DIRECTORY:
@@ -260,10 +288,11 @@ class LayerWriter:
     def add(self, item: Item) -> None:
         """Write one entry and its content."""
         entry = item.entry
+        is_file = entry.type is EntryType.FILE
         header = header_blocks(entry)
         self._write(header)
-        self._placed.append((entry, self._size if entry.type is EntryType.FILE else 0))
-        if entry.type is EntryType.FILE:
+        self._placed.append((entry, self._size if is_file else 0))
+        if is_file:
             if self._beside is not None:
                 self._beside.begin(entry, header)
             self._copy(entry, item.open)
@@ -292,7 +321,8 @@ class LayerWriter:
             close = getattr(source, "close", None)
             if close is not None:
                 close()
-        self._write_content(bytes(-entry.size % BLOCK))
+        if entry.size % BLOCK:
+            self._write_content(bytes(-entry.size % BLOCK))
         if keep:
             self._kept.add(entry.path, b"".join(kept))
 

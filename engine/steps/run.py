@@ -63,7 +63,7 @@ def run_step(
             masker.check()
             if result.changes is None:
                 raise AssertionError("the sandbox was asked for the changes")
-            return layers.add_changes(result.changes, below if stood_on else None)
+            return layers.add_changes(result.changes, below if stood_on else None, scratch=result.scratch)
 
 
 def execution_of(
