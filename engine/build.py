@@ -74,6 +74,7 @@ class Build:
         }
         self._labels: dict[str, str] = {}
         self._after_runs: Mapping[str, Run] = {}
+        self._stood_on: frozenset[str] = frozenset()
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
         self._lost: dict[str, LostLayerError] = {}
@@ -140,7 +141,7 @@ class Build:
             from engine.following import following
 
             found = following(to_run)
-            self._after_runs = found.after_run
+            self._after_runs, self._stood_on = found.after_run, found.stood_on
             jobs = [*(self._ahead(*one) for one in found.after_copies.items()), *jobs]
         try:
             carry_out(jobs, self._jobs, self._cancelled)
@@ -337,6 +338,7 @@ class Build:
                     self.mounts,
                     lambda log: self._reached(step, log),
                     self._after_runs.get(step.id),
+                    step.id in self._stood_on,
                 )
             case Copy() as operation:
                 match operation.origin:

@@ -1,4 +1,4 @@
-"""Which command comes after which: its machine can be restored while the other runs."""
+"""Which command comes after which: its machine can be restored, and its disks made, while the other runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from engine.plan import PlannedStep
 from engine.vm.execution import SPARE_LAYERS
-from machinefile.steps import MountType, Run
+from machinefile.steps import MountType, Run, Step
 from machinefile.values import dataclass
 
 _WITH_DISKS = (MountType.BIND, MountType.CACHE)
@@ -21,6 +21,8 @@ class Following:
     """By the ids of commands to be run: the first that stands on what such a command changes."""
     after_copies: Mapping[str, Run]
     """By the ids of steps that are there: the first that stands on layers which are only copied on top of them."""
+    stood_on: frozenset[str]
+    """The ids of the steps to be run that a command to be run stands on: of each of their layers it needs the disk."""
 
 
 def following(to_run: Sequence[PlannedStep]) -> Following:
@@ -44,4 +46,14 @@ def following(to_run: Sequence[PlannedStep]) -> Following:
                 after_run.setdefault(step.id, operation)
                 break
             below = step.parent
-    return Following(after_run, after_copies)
+    return Following(after_run, after_copies, _stood_on(by_id))
+
+
+def _stood_on(to_run: Mapping[str, Step]) -> frozenset[str]:
+    found: set[str] = set()
+    for step in to_run.values():
+        below = step.parent if isinstance(step.operation, Run) else None
+        while below is not None and below in to_run and below not in found:
+            found.add(below)
+            below = to_run[below].parent
+    return frozenset(found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from engine.layers.entry import NORMAL_TIME, Entry
 from machinefile.values import dataclass
@@ -31,7 +30,11 @@ class Times:
 
     def of(self, entry: Entry) -> Entry:
         """The entry as a new layer is to have it."""
-        return replace(entry, mtime=bounded(entry.mtime) if self.keep else NORMAL_TIME)
+        mtime = bounded(entry.mtime) if self.keep else NORMAL_TIME
+        # As `replace` would do it, in a tenth of its time.
+        kind, link, device = entry.type, entry.link, entry.device
+        size, xattrs, opaque = entry.size, entry.xattrs, entry.opaque
+        return Entry(entry.path, kind, entry.mode, entry.uid, entry.gid, size, mtime, link, device, xattrs, opaque)
 
     def now(self) -> int:
         """The time of what the build itself makes."""

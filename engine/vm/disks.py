@@ -27,6 +27,7 @@ SPARE_SIZE = 64 << 20
 """Bytes that a layer may have which comes on top of a disk that was made ahead: it is copied."""
 LEAD = 4096
 """Bytes of zeros before the first layer: no kernel finds a partition table there, whatever is in a layer."""
+_SCRATCH = "scratch"
 _SCRATCH_VERSION = 1
 _FICLONE = 0x40049409
 """Of ioctl_ficlonerange(2)."""
@@ -74,6 +75,11 @@ class Disks:
     spare: tuple[Region, ...] = ()
     """Where layers may still come; the files that are to hold them lie beside `changes`."""
 
+    @property
+    def scratch(self) -> Path:
+        """The file with the file system that the step writes to."""
+        return self.changes.with_name(_SCRATCH)
+
     def room_for(self, layers: Sequence[Path]) -> bool:
         """Whether these can still be laid on top."""
         if len(layers) > len(self.spare):
@@ -116,10 +122,10 @@ def make_disks(
     with _disk_errors(folder):
         parts = _write_layers(folder, (*layers, *extra), spare)
         size = scratch.stat().st_size
-        copy_sparse(scratch, folder / "scratch")
+        copy_sparse(scratch, folder / _SCRATCH)
         with (folder / "changes").open("wb") as changes:
             changes.truncate(CHANGES_SIZE)
-        writable = [Extent("scratch", size), Extent("changes", CHANGES_SIZE)]
+        writable = [Extent(_SCRATCH, size), Extent("changes", CHANGES_SIZE)]
         for number, cache in enumerate(caches):
             (folder / f"cache-{number}").symlink_to(cache.absolute())
             writable.append(Extent(f"cache-{number}", cache.stat().st_size))

@@ -133,6 +133,8 @@ class Result:
     changes: BinaryIO | None = None
     """With capture, and when it exited with 0: the changed files as a change stream (engine/layers/changes.py),
     open for reading from its start; good until the context of `execute` is left."""
+    scratch: BinaryIO | None = None
+    """With `changes`: the disk that the large files among them are still on."""
     egress: EgressLog = field(default_factory=EgressLog)
     """What it reached."""
     caches_whole: bool = False

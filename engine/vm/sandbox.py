@@ -144,7 +144,9 @@ class MicroVmSandbox:
         if run.awake.gate is not None:
             result = replace(result, egress=run.awake.gate.log)
         if result.ending is Ending.EXITED and result.code == 0 and execution.capture:
-            return replace(result, changes=stack.enter_context(run.awake.disks.changes.open("rb")))
+            disks = run.awake.disks
+            opened = [stack.enter_context(disk.open("rb")) for disk in (disks.changes, disks.scratch)]
+            return replace(result, changes=opened[0], scratch=opened[1])
         return result
 
     def _awake(self, execution: Execution, template: Template, cancelled: threading.Event) -> Awake:
