@@ -75,6 +75,7 @@ def test_a_booting_machine_has_the_same_devices_with_nothing_in_them() -> None:
     assert [word for word in booting if "-device" in word] == [word for word in restored if "-device" in word]
     disks_of = [json.loads(word) for word in booting if '"node-name"' in word]
     assert [(disk["driver"], disk["read-only"]) for disk in disks_of] == [("null-co", False), ("null-co", True)]
+    assert all(disk["read-zeroes"] for disk in disks_of), "what the guest looks for on them it must not find by chance"
     assert "-incoming" not in booting
     assert booting[booting.index("-kernel") + 1] == "/k"
     assert "-kernel" not in restored, "it has booted"
