@@ -76,6 +76,7 @@ class Build:
         }
         self._labels: dict[str, str] = {}
         self._following = Following({}, {})
+        self._begun: set[str] = set()
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
         self._lost: dict[str, LostLayerError] = {}
@@ -111,6 +112,7 @@ class Build:
         needed = read.union(self._plan.root_of(step_id) for step_id in goals if whole)
         jobs: list[Job] = []
         pulled: dict[str, str] = {}
+        ahead = dict(self._following.after_copies)
         for planned in shown:
             step = planned.step
             if step.id in needed and not planned.hit:
@@ -118,6 +120,8 @@ class Build:
                 first = pulled.setdefault(self._plan.bases[step.id].digest, step.id)
                 jobs.append(Job(step.id, {first} - {step.id}, partial(self._pull, planned, step.id in read)))
             elif step.id in missing:
+                if step.parent is not None and (waiting := ahead.pop(step.parent, None)) is not None:
+                    jobs.append(self._job_ahead(step.parent, waiting))
                 jobs.append(Job(step.id, self._needs(planned), partial(self._bring, planned)))
             else:
                 self._tell(StepEnded(step.id, self._labels[step.id], Outcome.CACHED))
@@ -125,7 +129,6 @@ class Build:
             jobs += [
                 Job(f"layers of {one}", {one, self._plan.root_of(one)}, partial(self._complete, one)) for one in goals
             ]
-        jobs += self._jobs_ahead()
         try:
             carry_out(jobs, self._jobs, self._cancelled)
         finally:
@@ -134,19 +137,19 @@ class Build:
             raise lost
         return tuple(self._results[step_id] for step_id in goals)
 
-    def _jobs_ahead(self) -> Iterator[Job]:
-        """Restore the machines of commands while what is copied for them still comes."""
-        for step_id, operation in self._following.after_copies.items():
-            yield Job(
-                f"ahead of {step_id}", {step_id, self._plan.root_of(step_id)}, partial(self._expect, step_id, operation)
-            )
+    def _job_ahead(self, below: str, step: Step) -> Job:
+        """Restores the machine of a command while what is copied for it still comes."""
+        return Job(f"ahead of {step.id}", {below, self._plan.root_of(below)}, partial(self._expect, below, step))
 
-    def _expect(self, step_id: str, operation: Run, stop: threading.Event) -> None:
+    def _expect(self, below: str, step: Step, stop: threading.Event) -> None:
         # What is wrong here is told by the step that needs it.
         with suppress(MbuildError):
-            self._supply.bring(self._results[step_id].layers, stop, self._plan.base_of(step_id).layers)
-            disks = self._layers.disks(self.layers_of(step_id))
-            self._sandbox.expect(run.outlook_of(operation, disks, self.provisions))
+            self._supply.bring(self._results[below].layers, stop, self._plan.base_of(below).layers)
+            disks = self._layers.disks(self.layers_of(below))
+            operation = step.operation
+            if step.id in self._begun or not isinstance(operation, Run):
+                return  # nobody would take it
+            self._sandbox.expect(run.outlook_of(operation, disks, self.provisions), stop)
 
     def is_here(self, goals: Sequence[str]) -> bool:
         """Whether all layers of these steps are in the store, and `run` has nothing to do for them."""
@@ -225,6 +228,7 @@ class Build:
 
     def _bring(self, planned: PlannedStep, stop: threading.Event) -> None:
         """Have a step's result. What cannot be done for want of a layer does not stop what can."""
+        self._begun.add(planned.step.id)
         missed = [self._lost[step_id] for step_id in self._sources([planned]) if step_id in self._lost]
         try:
             if missed:

@@ -76,7 +76,8 @@ class Disks:
 
     def room_for(self, layers: Sequence[Path]) -> bool:
         """Whether these can still be laid on top."""
-        if len(layers) > len(self.spare):
+        there = len(self.map.layers) + len(self.map.extra)
+        if len(layers) > len(self.spare) or there + len(layers) > LAYER_LIMIT:
             return False
         try:
             return all(layer.stat().st_size <= SPARE_SIZE for layer in layers)
