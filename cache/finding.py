@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
 from machinefile.errors import MbuildError
+from machinefile.values import dataclass
 
 
 class Harm(Enum):

@@ -10,7 +10,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 from cache.files import store_errors
 from cache.reserve import is_full
 from machinefile.errors import StoreError
+from machinefile.values import dataclass
 
 _T = TypeVar("_T")
 _NEVER_A_FILE = 1 << 40
@@ -98,9 +98,18 @@ class Index:
     def get(self, kind: Kind, key: str) -> object | None:
         """The value, as json.loads gives it, or None. An entry that is damaged counts as missing."""
         name = _name(kind, key)
-        raw = self._try(lambda cache: cache.get(name))
+        raw = self._read(name)
         try:
             return _unwrapped(name, raw) if isinstance(raw, bytes) else None
+        except ValueError:
+            return None
+
+    def content(self, kind: Kind, key: str) -> bytes | None:
+        """The JSON of an entry, not parsed, or None. An entry that is damaged counts as missing."""
+        name = _name(kind, key)
+        raw = self._read(name)
+        try:
+            return _content(name, raw) if isinstance(raw, bytes) else None
         except ValueError:
             return None
 
@@ -217,6 +226,9 @@ class Index:
         with self._lock:
             self._let_go()
 
+    def _read(self, name: str) -> object:
+        return self._try(lambda cache: cache.get(name))
+
     def _try(self, action: Callable[[Any], _T]) -> _T:
         for again in (True, False):
             try:
@@ -317,16 +329,21 @@ def _wrapped(name: str, content: bytes) -> bytes:
 
 def _unwrapped(name: str, raw: bytes) -> object:
     """The value of an entry. Raises ValueError when it is damaged or another's."""
-    if raw.startswith(_MARK):
-        head, _, raw = raw.removeprefix(_MARK).partition(b"\n")
-        if head != _sum(name, raw):
-            raise ValueError("the checksum is wrong")
-    # Without a mark it was written before there was one, as JSON alone.
     try:
-        value: object = json.loads(raw)
+        value: object = json.loads(_content(name, raw))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     return value
+
+
+def _content(name: str, raw: bytes) -> bytes:
+    """The JSON of an entry. Raises ValueError when it is damaged or another's."""
+    if not raw.startswith(_MARK):
+        return raw  # written before there was a mark
+    head, _, content = raw.removeprefix(_MARK).partition(b"\n")
+    if head != _sum(name, content):
+        raise ValueError("the checksum is wrong")
+    return content
 
 
 def _sum(name: str, content: bytes) -> bytes:

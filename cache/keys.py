@@ -24,8 +24,9 @@ What is left out of every record, and why:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from functools import cached_property
+
+from machinefile.values import dataclass
 
 VERSION = 1
 """Raise it when the same record would now give another result: a change in how layers are written, in what a

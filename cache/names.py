@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from cache.files import store_errors, write_atomically
 from cache.locks import locked
+from machinefile.values import dataclass
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _CREATED = "org.opencontainers.image.created"

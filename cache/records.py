@@ -6,9 +6,9 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from cache.keys import VERSION, Record, Value
+from machinefile.values import dataclass
 
 LARGE = 16 << 10
 """Bytes of JSON above which a record is kept compressed: that of a COPY lists every file."""

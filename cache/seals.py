@@ -24,6 +24,7 @@ class Seals:
 
     def __init__(self, root: Path, index: Index) -> None:
         self._root = root
+        self._prefix = f"{root}/"
         self._index = index
         self._seen: dict[str, tuple[Stamp, str]] = {}
 
@@ -73,7 +74,8 @@ class Seals:
         return None
 
     def _name(self, path: Path) -> str:
-        return str(path.relative_to(self._root))
+        text = str(path)  # relative_to takes longer than the stat
+        return text.removeprefix(self._prefix) if text.startswith(self._prefix) else str(path.relative_to(self._root))
 
 
 def stamp_of(path: Path | int) -> Stamp | None:

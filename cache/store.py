@@ -15,8 +15,9 @@ from cache.keys import Record
 from cache.locks import locked
 from cache.names import Names
 from cache.records import pack
-from cache.results import StepResult
+from cache.results import KnownSteps, StepResult
 from cache.seals import Seals
+from cache.spans import span
 from cache.uses import Uses
 from cache.versions import settle
 from cache.workspace import Workspace
@@ -67,7 +68,8 @@ class Store:
         locks/...             one file a lock
         used/...              when things were last used: cache/uses.py
         mounts/...            the caches of RUN --mount=type=cache: engine/cachemounts.py
-        contexts/...          what files of build contexts hashed to, a file a folder of the host; may go at any time
+        contexts/...          what files of build contexts hashed to, a file a folder of the host, and how Machinefiles
+                              parse, a file each: cache/parses.py; may go at any time
         tmp/...               what is half done, a folder a process
         aside.N/...           a store of the older version N, which this mbuild cannot read
         collected             touched when what nobody uses was last looked for
@@ -91,6 +93,7 @@ class Store:
             raise
         self.temporary = self._workspace.path
         self.index = Index(self.root / "index")
+        self._steps = KnownSteps()
         self.seals = Seals(self.root, self.index)
         """Which files are known to be right."""
         self.blobs = BlobStore(self.root, self.temporary, self.seals)
@@ -100,8 +103,9 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.index.close()
-        self._workspace.close()
+        with span("close the store", "phase"):
+            self.index.close()
+            self._workspace.close()
 
     @property
     def vm_folder(self) -> Path:
@@ -145,12 +149,12 @@ class Store:
         One that cannot be read is forgotten. `seen` has the digests of layers that were found for other results just
         now: each result of a chain holds all those below it, which are not looked for again.
         """
-        raw = self.index.get(kind, key)
-        if raw is None:
+        content = self.index.content(kind, key)
+        if content is None:
             return None
         try:
-            result = StepResult.from_json(raw)
-        except ValueError:
+            result = StepResult.read(content, self._steps)
+        except (ValueError, RecursionError):
             self.index.drop(kind, key)
             return None
         seen = set() if seen is None else seen

@@ -26,6 +26,7 @@ class Uses:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._prefix = f"{root}/"
         self._folder = root / "used"
         self.gate = Gate(self._folder / ".gate")
         self._noted: set[str] = set()
@@ -73,7 +74,9 @@ class Uses:
             (self._folder / name).unlink()
 
     def _name(self, path: Path) -> str:
-        return str(path.relative_to(self._root)).replace("/", "+")
+        text = str(path)  # relative_to takes longer than the stat
+        below = text.startswith(self._prefix)
+        return (text.removeprefix(self._prefix) if below else str(path.relative_to(self._root))).replace("/", "+")
 
     @contextmanager
     def _open_gate(self) -> Iterator[None]:

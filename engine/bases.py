@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from cache.growing import BlobFollower
 from cache.index import Kind
 from cache.results import Layer
+from cache.spans import span
 from cache.store import Store
 from engine.blobsources import BlobSources, Offer
 from engine.events import Observer
@@ -25,6 +26,7 @@ from engine.images.source import ImageSource
 from engine.parallel import in_parallel
 from machinefile.errors import MbuildError
 from machinefile.steps import SCRATCH, BaseImage, BaseReference
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from engine.pins import Pins
@@ -139,6 +141,10 @@ class Bases:
     def _find(self, reference: BaseReference) -> Base:
         if reference.reference == SCRATCH:
             return EMPTY
+        with span("look up base", "base", name=reference.reference):
+            return self._ask_for(reference)
+
+    def _ask_for(self, reference: BaseReference) -> Base:
         written = self._named.get(reference.reference, reference.reference)
         if self._pins is not None:
             image = self._pins.resolve(reference, self._source.resolve)

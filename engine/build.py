@@ -6,30 +6,31 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import NoReturn
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, NoReturn
 
 from cache.results import Layer, StepResult
+from cache.spans import Span, span
 from cache.store import Store
-from engine.bases import Bases
 from engine.context import BuildContext, UsedFiles
 from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
-from engine.following import Following, following
 from engine.labels import labels_of
-from engine.layerstore import LayerStore
 from engine.lookup import Results
 from engine.plan import Plan, PlannedStep, content_identity, content_record, located
 from engine.records import HashedTree, record_of
-from engine.remote.remotes import Remotes
 from engine.schedule import Job, carry_out
-from engine.steps import local, remote, run, workdir
-from engine.steps.mounts import MountMaker
 from engine.steps.provisions import Provisions
 from engine.supply import LayerSupply, LostLayerError
-from engine.vm.execution import Sandbox
-from engine.vm.network.gate import EgressLog
 from machinefile.errors import InterruptedBuildError, MbuildError, StepError
 from machinefile.steps import Copy, From, FromContext, FromStep, Metadata, RemoteSource, Run, Step, Workdir
+
+if TYPE_CHECKING:
+    from engine.bases import Bases
+    from engine.layerstore import LayerStore
+    from engine.remote.remotes import Remotes
+    from engine.steps.mounts import MountMaker
+    from engine.vm.execution import Sandbox
+    from engine.vm.network.gate import EgressLog
 
 
 class Build:
@@ -66,21 +67,32 @@ class Build:
         self._known = results or Results(store)
         self._jobs = jobs
         self.provisions = provisions or Provisions()
-        self.mounts = MountMaker(
-            store, layers, self.layers_of, contexts, self.provisions.secrets, lambda line: self._tell(Note(line))
-        )
         self._results = {
             planned.step.id: planned.result or StepResult()
             for planned in plan.steps
             if planned.result is not None or isinstance(planned.step.operation, From)
         }
         self._labels: dict[str, str] = {}
-        self._following = Following({}, {})
+        self._after_runs: Mapping[str, Run] = {}
         self._begun: set[str] = set()
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
         self._lost: dict[str, LostLayerError] = {}
         """What could not be done for want of a layer, and what needs it."""
+
+    @cached_property
+    def mounts(self) -> MountMaker:
+        """Makes what RUNs mount."""
+        from engine.steps.mounts import MountMaker  # with all of microVMs, which a cached build has no use for
+
+        return MountMaker(
+            self._store,
+            self._layers,
+            self.layers_of,
+            self._contexts,
+            self.provisions.secrets,
+            lambda line: self._tell(Note(line)),
+        )
 
     @property
     def results(self) -> Mapping[str, StepResult]:
@@ -94,11 +106,10 @@ class Build:
         Raises StepError, HostError, TransferError, or InterruptedBuildError soon after `cancelled` is set;
         LostLayerError when all that does not need a certain layer of another cache was done.
         """
-        visible = self._below(goals) if goals else self._plan.by_id.keys()
+        visible = self._plan.below(goals) if goals else self._plan.by_id.keys()
         goals = goals or self._plan.results
         to_run = self._plan.to_run(goals)
         missing = {planned.step.id for planned in to_run}
-        self._following = following(to_run)
         if missing:
             self._known.look_elsewhere()
         shown = [
@@ -112,7 +123,12 @@ class Build:
         needed = read.union(self._plan.root_of(step_id) for step_id in goals if whole)
         jobs: list[Job] = []
         pulled: dict[str, str] = {}
-        ahead = dict(self._following.after_copies)
+        ahead: dict[str, Step] = {}
+        if missing:
+            from engine.following import following
+
+            found = following(to_run)
+            self._after_runs, ahead = found.after_run, dict(found.after_copies)
         for planned in shown:
             step = planned.step
             if step.id in needed and not planned.hit:
@@ -121,10 +137,10 @@ class Build:
                 jobs.append(Job(step.id, {first} - {step.id}, partial(self._pull, planned, step.id in read)))
             elif step.id in missing:
                 if step.parent is not None and (waiting := ahead.pop(step.parent, None)) is not None:
-                    jobs.append(self._job_ahead(step.parent, waiting))
+                    jobs.append(self._ahead(step.parent, waiting))
                 jobs.append(Job(step.id, self._needs(planned), partial(self._bring, planned)))
             else:
-                self._tell(StepEnded(step.id, self._labels[step.id], Outcome.CACHED))
+                self._note_hit(planned)
         if whole and (missing or not all(map(self._is_here, goals))):
             jobs += [
                 Job(f"layers of {one}", {one, self._plan.root_of(one)}, partial(self._complete, one)) for one in goals
@@ -137,19 +153,27 @@ class Build:
             raise lost
         return tuple(self._results[step_id] for step_id in goals)
 
-    def _job_ahead(self, below: str, step: Step) -> Job:
-        """Restores the machine of a command while what is copied for it still comes."""
-        return Job(f"ahead of {step.id}", {below, self._plan.root_of(below)}, partial(self._expect, below, step))
+    def _note_hit(self, planned: PlannedStep) -> None:
+        with self._step_span(planned, "hit"):
+            self._tell(StepEnded(planned.step.id, self._labels[planned.step.id], Outcome.CACHED))
 
-    def _expect(self, below: str, step: Step, stop: threading.Event) -> None:
-        # What is wrong here is told by the step that needs it.
-        with suppress(MbuildError):
-            self._supply.bring(self._results[below].layers, stop, self._plan.base_of(below).layers)
-            disks = self._layers.disks(self.layers_of(below))
-            operation = step.operation
-            if step.id in self._begun or not isinstance(operation, Run):
-                return  # nobody would take it
-            self._sandbox.expect(run.outlook_of(operation, disks, self.provisions), stop)
+    def _step_span(self, planned: PlannedStep, outcome: str) -> Span:
+        return span(self._labels[planned.step.id], "step", step=planned.step.id, key=planned.key, outcome=outcome)
+
+    def _ahead(self, below: str, step: Step) -> Job:
+        """Restores the machine of a command while what is copied for it still comes."""
+
+        def expect(stop: threading.Event) -> None:
+            from engine.steps import run
+
+            # What is wrong here is told by the step that needs it.
+            with suppress(MbuildError), span("expect", "step", step=below):
+                self._supply.bring(self._results[below].layers, stop, self._plan.base_of(below).layers)
+                disks = self._layers.disks(self.layers_of(below))
+                if step.id not in self._begun and isinstance(step.operation, Run):  # else nobody would take it
+                    self._sandbox.expect(run.outlook_of(step.operation, disks, self.provisions), stop)
+
+        return Job(f"ahead of {step.id}", {below, self._plan.root_of(below)}, expect)
 
     def is_here(self, goals: Sequence[str]) -> bool:
         """Whether all layers of these steps are in the store, and `run` has nothing to do for them."""
@@ -177,20 +201,10 @@ class Build:
         """Have the layers of a result here that nothing has read."""
         if step_id not in self._lost:
             try:
-                self._supply.bring(self._results[step_id].layers, stop)
+                with span("complete", "step", step=step_id):
+                    self._supply.bring(self._results[step_id].layers, stop)
             except LostLayerError as error:
                 self._lost[f"layers of {step_id}"] = error
-
-    def _below(self, goals: Sequence[str]) -> set[str]:
-        """Those steps and all that they stand on."""
-        found: set[str] = set()
-        todo = list(goals)
-        while todo:
-            step = self._plan.step(todo.pop()).step
-            if step.id not in found:
-                found.add(step.id)
-                todo += [needed for needed in (step.parent, *step.inputs) if needed is not None]
-        return found
 
     def _sources(self, to_run: Sequence[PlannedStep]) -> Iterator[str]:
         """The steps whose files the steps to run read."""
@@ -209,7 +223,8 @@ class Build:
         begun = time.monotonic()
         try:
             bring = self._layers.bring if read else self._bases.pull_all
-            bring(self._plan.bases[step.id], stop)
+            with self._step_span(planned, "pull"):
+                bring(self._plan.bases[step.id], stop)
         except MbuildError as error:
             self._fail(step, begun, error)
         self._tell(StepEnded(step.id, name, Outcome.DONE, time.monotonic() - begun))
@@ -233,7 +248,10 @@ class Build:
         try:
             if missed:
                 raise missed[0]
-            self._find_or_make(planned, stop)
+            with self._step_span(planned, "run") as spent:
+                self._find_or_make(planned, stop)
+                if planned.step.id not in self.run_steps:
+                    spent.note(outcome="hit")
         except LostLayerError as error:
             self._lost[planned.step.id] = error
 
@@ -278,7 +296,8 @@ class Build:
     def _make(self, planned: PlannedStep, name: str, stop: threading.Event) -> StepResult:
         step = planned.step
         try:
-            self._fetch_sources(planned, stop)
+            with span("fetch", "step"):
+                self._fetch_sources(planned, stop)
         except LostLayerError:
             raise
         except MbuildError as error:
@@ -288,22 +307,26 @@ class Build:
         try:
             added = self._execute(planned, stop)
             used = {name: UsedFiles(files) for name, files in self._contexts.items()}
-            key = self._content_key(planned, used)
-            for files in used.values():
-                files.check()
+            with span("content key", "step"):
+                key = self._content_key(planned, used)
+                for files in used.values():
+                    files.check()
         except MbuildError as error:
             self._fail(step, begun, error)
         seconds = time.monotonic() - begun
         read = map(self._results.get, self._sources([planned]))
         hearsay = any(one is not None and one.hearsay for one in read)
         result = StepResult((*self._result_below(planned).steps, added), round(seconds, 3), time.time(), hearsay)
-        self._store.keep(planned.record, key, result, step.instruction)
+        with span("keep", "step"):
+            self._store.keep(planned.record, key, result, step.instruction)
         self._known.made_now(planned.key)
         self.run_steps.add(step.id)
         self._tell(StepEnded(step.id, name, Outcome.DONE, seconds))
         return result
 
     def _execute(self, planned: PlannedStep, stop: threading.Event) -> Layer | None:
+        from engine.steps import local, remote, run, workdir  # which a cached build has no use for
+
         step = planned.step
         below = self.layers_of(step.parent) if step.parent is not None else ()
         match step.operation:
@@ -318,7 +341,7 @@ class Build:
                     self.provisions,
                     self.mounts,
                     lambda log: self._reached(step, log),
-                    self._following.after_run.get(step.id),
+                    self._after_runs.get(step.id),
                 )
             case Copy() as operation:
                 match operation.origin:

@@ -20,7 +20,6 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from cache.files import publish, store_errors, sync_directory, write_atomically
@@ -29,6 +28,7 @@ from engine.vm.disks import clone, scratch_image
 from machinefile.errors import InterruptedBuildError, UsageError
 from machinefile.sizes import parse_size
 from machinefile.steps import FromContext, FromStep, Mount, Sharing
+from machinefile.values import dataclass
 
 _DEFAULT_BYTES = 32 << 30
 _LEAST_BYTES = 16 << 20

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from engine.vm.execution import Execution, Outlook, Output, Result, Sandbox
+from cache.spans import span
 from machinefile.errors import InterruptedBuildError
-from machinefile.steps import MachineShape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.vm.execution import Execution, Outlook, Output, Result, Sandbox
+    from machinefile.steps import MachineShape
 
 _POLL = 0.1
 """Seconds between two looks at `cancelled`."""
@@ -62,7 +67,7 @@ class Capacity:
     def room(self, shape: MachineShape, cancelled: threading.Event) -> Iterator[None]:
         """Wait until there is room for a machine of that shape, and keep it. Raises InterruptedBuildError."""
         ticket = object()
-        with self._changed:
+        with span("room", "vm"), self._changed:
             self._queue.append(ticket)
             try:
                 while self._queue[0] is not ticket or not self._fits(shape):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cache.results import Layer
 from engine.bases import Base
@@ -16,6 +16,7 @@ from engine.steps.run import execution_of, with_terminal
 from engine.vm.execution import Output, Sandbox
 from engine.vm.session import Session
 from machinefile.steps import BuildGraph, Metadata, Run, Step
+from machinefile.values import dataclass
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh",)

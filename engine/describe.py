@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from cache.names import NamedImage
 from cache.store import Store
@@ -19,6 +18,7 @@ from engine.images.selection import select
 from engine.imagestore import find
 from machinefile.errors import TransferError, UntrustedDataError
 from machinefile.platform import Platform, native
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

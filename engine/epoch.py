@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,6 +13,7 @@ from engine.layers.entry import EntryType
 from engine.layers.times import MAX_TIME
 from machinefile.errors import HostError, UsageError
 from machinefile.ignore import IgnoreRules
+from machinefile.values import dataclass
 
 NAME = "SOURCE_DATE_EPOCH"
 OPTION = "--source-date-epoch"

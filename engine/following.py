@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from engine.plan import PlannedStep
 from engine.vm.execution import SPARE_LAYERS
 from machinefile.steps import MountType, Run, Step
+from machinefile.values import dataclass
 
 _WITH_DISKS = (MountType.BIND, MountType.CACHE)
 """Mounts whose disks a machine must have from its start, and which are known only when it is their command's turn."""

@@ -5,24 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from cache.blobs import BlobWriter
 from cache.files import file_digest, store_errors, write_atomically
 from cache.index import Kind
 from cache.results import Layer
+from cache.spans import span
 from cache.store import Store
 from engine.bases import Base, Bases
 from engine.images import mediatype
-from engine.layers.changes import layer_from_changes, read_changes
-from engine.layers.content import BlobOpener, LayerFiles
-from engine.layers.disk import disk_path, make_disk, prepare_layer
-from engine.layers.index import LayerIndex
 from engine.layers.limits import LayerLimits
-from engine.layers.root import RootView
-from engine.layers.tarwrite import Item, WrittenLayer, write_layer
 from engine.layers.times import NORMAL, Times
 from machinefile.errors import StoreError
+
+if TYPE_CHECKING:
+    # A cached build reads and writes no layer: the methods import what they use.
+    from engine.layers.content import BlobOpener, LayerFiles
+    from engine.layers.index import LayerIndex
+    from engine.layers.root import RootView
+    from engine.layers.tarwrite import Item, WrittenLayer
 
 Layers = tuple[Layer, ...]
 
@@ -76,11 +78,13 @@ class LayerStore:
 
         Raises UntrustedDataError, and as `Bases.open`.
         """
+        from engine.layers.disk import prepare_layer
+
         known = self._indexes.get(layer.diff_id) or self._load(layer.diff_id)
         if known is None and below is not None:
             self._index(below, layer)
             return
-        with self._bases.open(layer) as blob:
+        with span("check", "layer", layer=layer.diff_id), self._bases.open(layer) as blob:
             prepared = prepare_layer(blob, diff_id=layer.diff_id, limits=self.limits)
         if known is None:
             self._remember(prepared.index)
@@ -91,6 +95,8 @@ class LayerStore:
         Raises InterruptedBuildError, and TransferError, UntrustedDataError, StoreError when a layer cannot be had or is
         not what it should be.
         """
+        from engine.layers.root import RootView
+
         key = tuple(layer.diff_id for layer in layers)
         if key not in self._views:
             indexes = [self._index(layers[:number], layer, stop) for number, layer in enumerate(layers)]
@@ -99,10 +105,13 @@ class LayerStore:
 
     def disks(self, layers: Layers) -> tuple[Path, ...]:
         """A squashfs for each layer, lowest first. Raises as `view`, and HostError."""
-        return tuple(self._disk(layers[:number], layer) for number, layer in enumerate(layers))
+        with span("disks", "layer", layers=len(layers)):
+            return tuple(self._disk(layers[:number], layer) for number, layer in enumerate(layers))
 
     def files(self, layers: Layers) -> LayerFiles:
         """The contents of the files of layers."""
+        from engine.layers.content import LayerFiles
+
         return LayerFiles(self.view(layers).indexes, self.openers(layers), self.limits)
 
     def openers(self, layers: Layers) -> tuple[BlobOpener, ...]:
@@ -112,20 +121,26 @@ class LayerStore:
     def write(self, items: Iterable[Item], *, guarded: bool = True) -> Layer | None:
         """A new layer of these entries in the store; None when there are none. One that goes into no image need not be
         guarded. Raises HostError, StoreError, and what the guard raises."""
-        listed = list(items)
-        if self._guard is not None and guarded:
-            listed = [self._guard(item) for item in listed]
-        return self._keep(lambda out: write_layer(listed, out)) if listed else None
+        from engine.layers.tarwrite import write_layer
+
+        with span("write", "layer"):
+            listed = list(items)
+            if self._guard is not None and guarded:
+                listed = [self._guard(item) for item in listed]
+            return self._keep(lambda out: write_layer(listed, out)) if listed else None
 
     def add_changes(self, stream: BinaryIO) -> Layer | None:
         """A new layer of what a guest changed (a change stream); None when it changed nothing.
 
         Raises UntrustedDataError when the stream makes no sense.
         """
-        changes = read_changes(stream, self.limits)
-        if changes.is_empty:
-            return None
-        return self._keep(lambda out: layer_from_changes(changes, out, times=self.times, guard=self._guard))
+        from engine.layers.changes import layer_from_changes, read_changes
+
+        with span("take", "layer"):
+            changes = read_changes(stream, self.limits)
+            if changes.is_empty:
+                return None
+            return self._keep(lambda out: layer_from_changes(changes, out, times=self.times, guard=self._guard))
 
     def _keep(self, write: Callable[[BlobWriter], WrittenLayer]) -> Layer:
         with self._store.blobs.writer() as writer:
@@ -143,7 +158,9 @@ class LayerStore:
 
     def _prepare(self, below: Layers, layer: Layer) -> LayerIndex:
         """One pass over the blob checks it, indexes it and makes the disk that a RUN on it is going to want."""
-        with self._bases.open(layer) as blob:
+        from engine.layers.disk import prepare_layer
+
+        with span("prepare", "layer", layer=layer.diff_id), self._bases.open(layer) as blob:
             prepared = prepare_layer(
                 blob,
                 diff_id=layer.diff_id,
@@ -158,6 +175,8 @@ class LayerStore:
         return prepared.index
 
     def _disk(self, below: Layers, layer: Layer) -> Path:
+        from engine.layers.disk import disk_path, make_disk
+
         index, under = self._index(below, layer), self.view(below)
         path = disk_path(self._disk_folder, index, under)
         if self._is_sound(path):
@@ -167,7 +186,7 @@ class LayerStore:
                 return path
             with store_errors("removing a damaged disk"):
                 path.unlink(missing_ok=True)
-            with self._bases.open(layer) as blob:
+            with span("disk", "layer", layer=layer.diff_id), self._bases.open(layer) as blob:
                 make_disk(
                     blob,
                     self._disk_folder,
@@ -201,6 +220,8 @@ class LayerStore:
         return True
 
     def _load(self, diff_id: str) -> LayerIndex | None:
+        from engine.layers.index import LayerIndex
+
         path = self._store.derived("layers", diff_id)
         try:
             if self._store.uses.find(path) is None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from engine.vm.execution import Execution, Outlook, Output, Result, Sandbox
-from machinefile.steps import MachineShape
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from engine.vm.execution import Execution, Outlook, Output, Result, Sandbox
+    from machinefile.steps import MachineShape
 
 
 class LazySandbox:

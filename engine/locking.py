@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cache.store import Store
 from engine.bases import Bases
@@ -23,6 +23,7 @@ from machinefile.errors import UsageError
 from machinefile.lockfile import FilePin, ImagePin, Lockfile, Pin, RepositoryPin, label_of
 from machinefile.platform import Platform
 from machinefile.steps import BaseReference, RemoteSource
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

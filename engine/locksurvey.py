@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from machinefile.bases import Base
 from machinefile.building import Building
@@ -14,6 +14,7 @@ from machinefile.resolve import Lookup, resolve_every_stage
 from machinefile.source import Span
 from machinefile.stages import Stage
 from machinefile.steps import BaseImage, BaseReference, From, RemoteSource, Step
+from machinefile.values import dataclass
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cache.index import Kind
@@ -13,6 +13,7 @@ from cache.store import Store
 from machinefile.durations import format_age
 from machinefile.stages import Layout
 from machinefile.steps import Run, Step
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from engine.carry.carried import CarriedResults

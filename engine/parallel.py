@@ -7,11 +7,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from machinefile.errors import InterruptedBuildError, UntrustedDataError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 Task = Callable[[threading.Event], T]
@@ -54,7 +56,7 @@ class Background:
         self._halt = _Either(cancelled or threading.Event())
         self._afterwards = afterwards
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread = threading.Thread(target=self._work, name="background", daemon=True)
 
     def _work(self) -> None:
         try:
@@ -98,13 +100,16 @@ class _Either(threading.Event):
 
 class _Group(Generic[T]):
     def __init__(self, tasks: Sequence[Task[T]], limit: int, cancelled: threading.Event) -> None:
+        from concurrent.futures import Future  # with logging, which a cached build has no use for
+
         self._futures: list[Future[T]] = [Future() for _ in tasks]
         self._waiting = deque(zip(tasks, self._futures, strict=True))
         self._cancelled = cancelled
         self._stop = threading.Event()
         self._done: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()
         # Not an executor's threads: the interpreter waits for those when it exits, however long they take.
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(limit, len(tasks)))]
+        count = min(limit, len(tasks))
+        self._threads = [threading.Thread(target=self._work, name="parallel", daemon=True) for _ in range(count)]
 
     def results(self) -> list[T]:
         try:

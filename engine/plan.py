@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from cache.keys import Record, Value
 from cache.results import Layer, StepResult
+from cache.spans import span
 from cache.store import Store
 from engine.bases import Base
 from engine.lookup import Results, ttl_of
@@ -17,6 +17,7 @@ from engine.records import HashedTree, record_of
 from machinefile.errors import MbuildError
 from machinefile.platform import Platform
 from machinefile.steps import BuildGraph, From, Metadata, Step
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,17 @@ class Plan:
             todo += [other for other in (step.parent, *step.inputs) if other is not None]
         return tuple(planned for planned in self.steps if planned.step.id in needed)
 
+    def below(self, goals: Sequence[str]) -> set[str]:
+        """The ids of those steps and of all that they stand on."""
+        found: set[str] = set()
+        todo = list(goals)
+        while todo:
+            step = self.step(todo.pop()).step
+            if step.id not in found:
+                found.add(step.id)
+                todo += [needed for needed in (step.parent, *step.inputs) if needed is not None]
+        return found
+
     def counted(self) -> tuple[PlannedStep, ...]:
         """The steps that may make a layer: those whose hits and runs a build counts."""
         return tuple(one for one in self.steps if one.step.makes_layer)
@@ -132,7 +144,8 @@ def make_plan(
     dated: set[str] = set()
     for step in graph.steps:
         try:
-            record = record_of(step, platforms[step.id], keys.__getitem__, contexts)
+            with span("key", "plan", step=step.id):
+                record = record_of(step, platforms[step.id], keys.__getitem__, contexts)
         except MbuildError as error:
             raise located(error, step) from error
         keys[step.id] = record.key()
@@ -160,8 +173,9 @@ def make_plan(
             )
         return Plan((graph,), tuple(done.values()), bases)
 
-    plan = looked_up()
-    return looked_up() if plan.to_run() and results.look_elsewhere() else plan
+    with span("look up", "plan"):
+        plan = looked_up()
+        return looked_up() if plan.to_run() and results.look_elsewhere() else plan
 
 
 NEVER_BUILT = "never built with these inputs"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cache.store import Store
@@ -16,6 +16,7 @@ from engine.platforms import for_each
 from engine.remote.remotes import Remotes
 from machinefile.platform import Platform
 from machinefile.steps import BuildGraph, From
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from engine.carry.carried import CarriedResults

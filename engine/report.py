@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from machinefile.platform import Platform
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from engine.carry.export import ExportReport

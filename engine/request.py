@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from machinefile.ignore import IgnoreRules
 from machinefile.instructions import Machinefile
 from machinefile.options import BuildOptions
 from machinefile.platform import Platform
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from engine.carry.spec import CacheSource, CacheTarget

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from cache.results import Layer
@@ -32,6 +32,7 @@ from machinefile.ignore import IgnoreRules
 from machinefile.imageconfig import Pairs
 from machinefile.platform import native
 from machinefile.steps import FromContext, MachineShape, Mount, MountType, NetworkMode
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

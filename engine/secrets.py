@@ -9,15 +9,18 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from engine.layers.compression import Source
 from engine.layers.names import encode
-from engine.layers.tarwrite import Item
 from machinefile.errors import MachinefileError, Problem, StepError
 from machinefile.imageconfig import Pairs
 from machinefile.steps import BuildGraph, Mount, MountType, Run, Step
+from machinefile.values import dataclass
+
+if TYPE_CHECKING:
+    from engine.layers.compression import Source
+    from engine.layers.tarwrite import Item
 
 MAX_BYTES = 500 << 10
 """Of one secret. Source: BuildKit's secretsprovider."""
@@ -98,6 +101,8 @@ class Secrets:
         opener = item.open
         if opener is None:
             return item
+        from engine.layers.tarwrite import Item
+
         return Item(entry, lambda: _GuardedSource(opener(), self, entry.path))
 
     def check_graph(self, graph: BuildGraph, annotations: Pairs) -> None:

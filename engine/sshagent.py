@@ -10,7 +10,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,6 +17,7 @@ from engine.vm.socketmount import Screen, SocketMount
 from machinefile.errors import HostError, MachinefileError, Problem, UsageError
 from machinefile.imageconfig import Pairs
 from machinefile.steps import BuildGraph, Mount, MountType, Run
+from machinefile.values import dataclass
 
 Agents = Mapping[str, str]
 """The path of the agent's socket for each id."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from machinefile.expansion import ExpansionError, expand
 from machinefile.imageconfig import Pairs
@@ -14,6 +13,7 @@ from machinefile.report import Report
 from machinefile.source import Span
 from machinefile.stages import Layout
 from machinefile.suggest import nearest
+from machinefile.values import dataclass
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 """May be given with --build-arg without an ARG; each also in lower case."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from machinefile.arguments import Arguments, warn_unset
 from machinefile.expansion import ExpansionError, expand
@@ -16,6 +15,7 @@ from machinefile.source import Span
 from machinefile.stages import Layout, Stage, sources_of
 from machinefile.steps import SCRATCH, BaseReference
 from machinefile.suggest import nearest
+from machinefile.values import dataclass
 
 _NO_CONTEXT = frozenset({"scratch", "context"})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from machinefile.arguments import Arguments, warn_unset
 from machinefile.errors import MachinefileError
@@ -15,6 +15,7 @@ from machinefile.options import BuildOptions
 from machinefile.report import Report
 from machinefile.source import Span
 from machinefile.steps import From, MachineShape, Operation, Origin, Snapshot, Step
+from machinefile.values import dataclass
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh", "-c")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from machinefile.source import Span
+from machinefile.values import dataclass
 
 DIRECTIVES = ("syntax", "escape", "check")
 ESCAPES = ("\\", "`")

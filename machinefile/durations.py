@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from fractions import Fraction
 
 _UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "μs": 1_000, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _DAY = 24 * 3600 * 10**9
@@ -30,6 +29,8 @@ def _parse(text: str, units: Mapping[str, int]) -> int:
     sign, rest = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
     if rest == "0":
         return 0
+    from fractions import Fraction  # with decimal: most builds read no duration
+
     total, position = Fraction(0), 0
     while position < len(rest):
         matched = _PART.match(rest, position)

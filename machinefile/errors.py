@@ -19,10 +19,10 @@ releases, that tests and other programs may rely on. Only the command line print
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from machinefile.source import Span
+from machinefile.values import dataclass
 
 
 class MbuildError(Exception):

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from machinefile.lines import SPACE
 from machinefile.patterns import substitute, trim_prefix, trim_suffix
-from machinefile.syntax import grammar
-
-if TYPE_CHECKING:
-    from lark import Token, Tree
+from machinefile.syntax import NotMatchedError, parsed
+from machinefile.trees import Node, Part
+from machinefile.values import dataclass
 
 _SWAP = str.maketrans("\\`", "`\\")
 _SPECIAL = frozenset("$'\"\\")
@@ -111,16 +110,14 @@ class _Swapped(Mapping[str, str]):
 
 
 @lru_cache(maxsize=512)
-def _parse(word: str, start: str) -> Tree[Token]:
-    from lark.exceptions import UnexpectedInput
-
+def _parse(word: str, start: str) -> Node:
     try:
-        return grammar("expansion").parse(word, start=start)
-    except UnexpectedInput as error:
-        raise _explain(word, error.pos_in_stream or 0, start) from None
+        return parsed("expansion", start, word)
+    except NotMatchedError as error:
+        raise _explain(word, error.position, start) from None
 
 
-def _check_dollar(token: Token, following: object) -> None:
+def _check_dollar(token: Part, following: object) -> None:
     """Refuse a `${` that no form of substitution matched; a dollar sign before anything else is plain."""
     text = str(following) if isinstance(following, str) else ""
     if not text.startswith("{"):
@@ -193,12 +190,12 @@ def _run(evaluation: _Evaluation) -> Any:
     return value
 
 
-def _parts(tree: Tree[Token], scope: _Scope, *, raw: bool) -> _Evaluation:
+def _parts(tree: Node, scope: _Scope, *, raw: bool) -> _Evaluation:
     """The segments of a word. `raw`: escapes stay as they are, for a pattern."""
     segments = []
     for child, following in zip_longest(tree.children, tree.children[1:]):
         if isinstance(child, str):
-            token = cast("Token", child)
+            token = cast(Part, child)
             if token.type == "DOLLAR":
                 _check_dollar(token, following)
             segments.append(_token(token, scope, raw))
@@ -211,7 +208,7 @@ def _parts(tree: Tree[Token], scope: _Scope, *, raw: bool) -> _Evaluation:
     return segments
 
 
-def _token(token: Token, scope: _Scope, raw: bool) -> _Segment:
+def _token(token: Part, scope: _Scope, raw: bool) -> _Segment:
     match token.type:
         case "ESCAPED" | "QUOTED_ESCAPED":
             return _Segment(str(token) if raw else token[1:], True)
@@ -229,12 +226,12 @@ def _token(token: Token, scope: _Scope, raw: bool) -> _Segment:
             return _Segment(str(token), False)
 
 
-def _inside(tree: Tree[Token], index: int, scope: _Scope, *, raw: bool) -> _Evaluation:
-    segments = yield _parts(cast("Tree[Token]", tree.children[index]), scope, raw=raw)
+def _inside(tree: Node, index: int, scope: _Scope, *, raw: bool) -> _Evaluation:
+    segments = yield _parts(cast(Node, tree.children[index]), scope, raw=raw)
     return "".join(segment.text for segment in segments)
 
 
-def _choice(tree: Tree[Token], scope: _Scope) -> _Evaluation:
+def _choice(tree: Node, scope: _Scope) -> _Evaluation:
     """`${name:-word}`, `:+`, `:?`, and the same without the colon, where empty counts as set."""
     opening = str(tree.children[0])
     operator, colon = opening[-1], opening[-2] == ":"
@@ -253,7 +250,7 @@ def _choice(tree: Tree[Token], scope: _Scope) -> _Evaluation:
     return value
 
 
-def _trim(tree: Tree[Token], scope: _Scope) -> _Evaluation:
+def _trim(tree: Node, scope: _Scope) -> _Evaluation:
     """`${name#pattern}`, `##`, `%`, `%%`."""
     opening = str(tree.children[0])
     operator = opening[-1]
@@ -264,7 +261,7 @@ def _trim(tree: Tree[Token], scope: _Scope) -> _Evaluation:
     return _apply(lambda: trim(scope.value(name) or "", pattern, longest=longest), tree, pattern)
 
 
-def _replace(tree: Tree[Token], scope: _Scope) -> _Evaluation:
+def _replace(tree: Node, scope: _Scope) -> _Evaluation:
     """`${name/pattern/text}` and `//`."""
     opening = str(tree.children[0])
     everywhere = opening.endswith("//")
@@ -275,11 +272,11 @@ def _replace(tree: Tree[Token], scope: _Scope) -> _Evaluation:
     return _apply(lambda: substitute(value, pattern, text, everywhere=everywhere), tree, pattern)
 
 
-def _position(tree: Tree[Token]) -> int:
-    return cast("Token", tree.children[0]).start_pos or 0
+def _position(tree: Node) -> int:
+    return cast(Part, tree.children[0]).start_pos or 0
 
 
-def _apply(operation: Any, tree: Tree[Token], pattern: str) -> str:
+def _apply(operation: Any, tree: Node, pattern: str) -> str:
     try:
         return cast(str, operation())
     except ValueError as error:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from machinefile.errors import Problem
 from machinefile.instructions import Form, Heredoc, Instruction, Word
 from machinefile.lines import LineReader
-from machinefile.syntax import tokens
+from machinefile.syntax import NotMatchedError, tokens
 from machinefile.vocabulary import INSTRUCTIONS
 
 _MARKER = re.compile(r"[0-9]*<<(-?)[\t ]*(.+)", re.DOTALL)
@@ -33,13 +33,11 @@ def parse_marker(word: str) -> tuple[str, bool, bool] | None:
 
 def find_markers(text: str) -> Sequence[Word]:
     """The heredoc markers in an instruction's text. A text whose quotes don't match has none, as in BuildKit."""
-    from lark.exceptions import UnexpectedInput
-
     if "<<" not in text:
         return ()
     try:
         found = tokens(text, "markers")
-    except UnexpectedInput:
+    except NotMatchedError:
         return ()
     markers, touched = [], 0
     for token in found:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 
 from machinefile.directives import Directive
 from machinefile.lines import LogicalLine
 from machinefile.source import Source, Span
+from machinefile.values import dataclass
 
 
 class Form(Enum):

@@ -7,11 +7,11 @@ The rules are those of BuildKit's Dockerfile parser.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
 
 from machinefile.directives import ESCAPES, Directive, match_directive
 from machinefile.errors import Problem
 from machinefile.source import Source, Span
+from machinefile.values import dataclass
 
 SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 """What counts as a blank before a comment or an instruction: Unicode's white space."""

@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from machinefile.platform import Platform
+from machinefile.values import dataclass
 
 VERSION = 1
 """Raised when an older mbuild would misread the file."""

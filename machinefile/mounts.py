@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import posixpath
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from machinefile.building import Building
 from machinefile.errors import MachinefileError
@@ -15,6 +15,7 @@ from machinefile.paths import clean, join
 from machinefile.sizes import parse_size
 from machinefile.steps import FromContext, FromNothing, Mount, MountType, Origin, Sharing
 from machinefile.suggest import did_you_mean
+from machinefile.values import dataclass
 
 _NAMES = {
     "src": "source",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from machinefile.clocks import Clock
 from machinefile.imageconfig import Pairs
 from machinefile.platform import Platform, native
 from machinefile.steps import MachineShape, NetworkMode
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

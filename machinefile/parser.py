@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import field, replace
 
 from machinefile.errors import MachinefileError, Problem
 from machinefile.heredocs import read_heredocs
@@ -15,12 +14,11 @@ from machinefile.lines import BLANK, LineReader, LogicalLine
 from machinefile.mistakes import explain
 from machinefile.source import Source
 from machinefile.suggest import did_you_mean
-from machinefile.syntax import tokens
+from machinefile.syntax import NotMatchedError, tokens
+from machinefile.trees import Part
 from machinefile.validation import check_instruction
+from machinefile.values import dataclass
 from machinefile.vocabulary import INSTRUCTIONS, Rule, Vocabulary
-
-if TYPE_CHECKING:
-    from lark import Token
 
 _NAME = re.compile(rf"[^{BLANK}]+")
 _SWAP = str.maketrans("\\`", "`\\")
@@ -81,14 +79,12 @@ class _Parser:
         return self._arguments(base, vocabulary, matched.end())
 
     def _arguments(self, base: Instruction, vocabulary: Vocabulary, offset: int) -> Instruction | None:
-        from lark.exceptions import UnexpectedInput
-
         text = base.line.text.rstrip(BLANK)[offset:]
         swap = self.reader.escape == "`" and vocabulary.rule in (Rule.SETTINGS, Rule.NAMES)
         try:
             found = tokens(text.translate(_SWAP) if swap else text, vocabulary.rule.value)
-        except UnexpectedInput as error:
-            self.problems.append(explain(base, offset, text, error.pos_in_stream or 0))
+        except NotMatchedError as error:
+            self.problems.append(explain(base, offset, text, error.position))
             return None
         flags = tuple(_flag(token, offset) for token in found if token.type == "FLAG")
         for flag in flags:
@@ -104,7 +100,7 @@ class _Parser:
         return self._plain(base, vocabulary, rest, offset, text)
 
     def _plain(
-        self, base: Instruction, vocabulary: Vocabulary, rest: Sequence[Token], offset: int, text: str
+        self, base: Instruction, vocabulary: Vocabulary, rest: Sequence[Part], offset: int, text: str
     ) -> Instruction | None:
         words = tuple(_word(token, offset) for token in rest)
         if vocabulary.exec_form:
@@ -120,12 +116,10 @@ class _Parser:
         self, base: Instruction, vocabulary: Vocabulary, words: tuple[Word, ...], at: int, offset: int, text: str
     ) -> Instruction | None:
         """The exec form if it is one; as Docker does, anything else that begins with a bracket is plain text."""
-        from lark.exceptions import UnexpectedInput
-
         before = words[:1] if vocabulary.rule is Rule.HEALTH else ()
         try:
             strings = tokens(text[at:], "array")
-        except UnexpectedInput:
+        except NotMatchedError:
             if _is_json_array(text[at:]):
                 span = base.line.span(offset + at, offset + len(text))
                 message = f"{base.name} takes a JSON array of strings only"
@@ -136,7 +130,7 @@ class _Parser:
         decoded = tuple(_word(token, offset + at, json.loads(token)) for token in strings if token.type == "STRING")
         return replace(base, form=Form.EXEC, words=before + decoded)
 
-    def _onbuild(self, base: Instruction, rest: Sequence[Token], offset: int) -> Instruction | None:
+    def _onbuild(self, base: Instruction, rest: Sequence[Part], offset: int) -> Instruction | None:
         if not rest:
             hint = "for example ONBUILD RUN make"
             problem = Problem("ONBUILD needs an instruction", "missing-argument", base.name_span, hint)
@@ -153,18 +147,18 @@ class _Parser:
         return None if nested is None else replace(base, form=Form.NESTED, nested=nested)
 
 
-def _word(token: Token, offset: int, text: str | None = None) -> Word:
+def _word(token: Part, offset: int, text: str | None = None) -> Word:
     start = offset + (token.start_pos or 0)
     return Word(str(token) if text is None else text, start, start + len(token))
 
 
-def _flag(token: Token, offset: int) -> Flag:
+def _flag(token: Part, offset: int) -> Flag:
     name, separator, value = token[2:].partition("=")
     start = offset + (token.start_pos or 0)
     return Flag(name, value if separator else None, start, start + len(token))
 
 
-def _pairs(found: Sequence[Token], offset: int, swapped: bool) -> tuple[Pair, ...]:
+def _pairs(found: Sequence[Part], offset: int, swapped: bool) -> tuple[Pair, ...]:
     """Pairs of an ENV, LABEL or ARG; `swapped` when the text was read with backslash and backtick exchanged."""
     if len(found) == 2 and found[1].type == "OLD_VALUE":
         name, value = _word(found[0], offset), _word(found[1], offset)

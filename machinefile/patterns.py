@@ -7,7 +7,8 @@ shortest match, placing the last one as late as it goes gives the longest, so no
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from machinefile.values import dataclass
 
 ANY = None
 """In a segment: a character that may be anything (`?`)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from machinefile.values import dataclass
 
 _ALIASES = {
     "x86_64": "amd64",

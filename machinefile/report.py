@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from machinefile.errors import MachinefileError, Problem
 from machinefile.source import Span
 from machinefile.steps import Warning as BuildWarning
+from machinefile.values import dataclass
 
 
 @dataclass(slots=True)

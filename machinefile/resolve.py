@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from machinefile.arguments import Arguments, check_consumed, global_arguments
 from machinefile.bases import (
@@ -56,6 +56,7 @@ from machinefile.steps import (
     Run,
     Step,
 )
+from machinefile.values import dataclass
 
 Lookup = Callable[[BaseReference], BaseImage]
 """Finds an image's digest and configuration; may raise any MbuildError."""
@@ -184,7 +185,7 @@ class _Resolver:
         while base.parent is not None:
             base = self.bases[base.parent.index]
         return BuildGraph(
-            target=target.label,
+            target=self.layout.label(target),
             steps=tuple(self.steps),
             result=state.tip,
             config=replace(state.config, labels=labels),

@@ -7,7 +7,7 @@ below the file system it stands on and has no children, so that a changed LABEL 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from machinefile.clocks import Clock
 from machinefile.imageconfig import ImageConfig, Pairs
 from machinefile.platform import Platform
 from machinefile.source import Span
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     import networkx

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
+
+from machinefile.values import dataclass
 
 _STARS = ("[^/]*", ".*", "(?:.*/)?")
 _HARMLESS_STARS = 3

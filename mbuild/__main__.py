@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import signal
@@ -18,11 +19,15 @@ _COMMANDS = (
     *("build", "plan", "explain", "verify", "parse", "lint", "lock", "debug", "run"),
     *("images", "inspect", "pull", "push", "tag", "rmi", "attest", "cache", "doctor"),
 )
+_OBJECTS = 20_000
+"""New ones after which the collector of cycles looks at them: at Python's 700 it looks a hundred times while a command
+imports what it needs, and finds nothing."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code: see machinefile/errors.py for what each means."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    gc.set_threshold(_OBJECTS)
     cancelled = threading.Event()
     _watch_signals(cancelled)
     _print_anything()

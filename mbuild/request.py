@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cache.spans import span
 from engine.images.reference import Reference
 from engine.lookup import CachePolicy
 from engine.output.annotations import parse_annotations
@@ -33,7 +34,9 @@ from mbuild.attest import read_attestations
 from mbuild.limits import read_shape, read_timeout
 from mbuild.lockfiles import read_lock
 from mbuild.network import configured_proxies, egress_policy
+from mbuild.parses import recall
 from mbuild.secrets import read_secrets
+from mbuild.session import store_folder
 
 if TYPE_CHECKING:
     from engine.carry.spec import CacheSource, CacheTarget
@@ -47,6 +50,11 @@ _DEFAULTS = ("Machinefile", "Dockerfile")
 
 def read_request(options: argparse.Namespace) -> BuildRequest:
     """Raises UsageError (`machinefile-missing`, `context-missing`, ...) and MachinefileError."""
+    with span("read", "phase"):
+        return _request(options)
+
+
+def _request(options: argparse.Namespace) -> BuildRequest:
     context = Path(options.context)
     if "://" in options.context or options.context == "-" or is_git(options.context):
         raise UsageError(
@@ -61,6 +69,8 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
             hint="the last argument of mbuild names the folder whose files COPY may take",
         )
     path = find_machinefile(options.file, context)
+    if path is not None:
+        recall(store_folder(options.cache_dir), path)
     contexts = tuple({one.name: one for one in map(parse_context, options.build_context)}.values())
     targets, inline = _cache_targets(options)
     ignore = _ignore_rules(path, context)
@@ -198,7 +208,8 @@ def read_machinefile(path: Path | None) -> Machinefile:
         raise UsageError(f"cannot read {path}: {error.strerror}", code="machinefile-unreadable") from error
     if len(data) > MAX_MACHINEFILE_BYTES:
         raise UsageError(f"{path or '-'} is larger than 16 MiB", code="machinefile-unreadable")
-    return parse(Source(str(path or "-"), data.decode("utf-8", "surrogateescape")))
+    with span("parse", "phase"):
+        return parse(Source(str(path or "-"), data.decode("utf-8", "surrogateescape")))
 
 
 def _ignore_rules(path: Path | None, context: Path) -> IgnoreRules:

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import diskcache.core
 import pytest
 from hypothesis import settings
 
@@ -25,6 +26,16 @@ _START_SECONDS = 30.0
 
 # htpasswd -B -b -n ada lovelace
 HTPASSWD = "ada:$2b$05$lrCEBG7EXyTHwrgsWz.YHuZ6qkj2sO3oWLqvNiQVmFfByd8msgGaG\n"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _power_stays_on() -> Iterator[None]:
+    """Nothing that runs in the tests' own process waits for the disk: what a process has written, others see anyway,
+    even when it is killed. Tests that look at which files are flushed, and when, put functions of their own there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: os.fstat(descriptor) and None)
+        patch.setitem(diskcache.core.DEFAULT_SETTINGS, "sqlite_synchronous", 0)
+        yield
 
 
 @dataclass(frozen=True)

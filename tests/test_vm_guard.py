@@ -32,6 +32,15 @@ def test_a_run_with_a_microvm_passes(tmp_path: Path) -> None:
     assert "vm_guard" not in finished.stdout.splitlines()[-2]
 
 
+def test_what_processes_side_by_side_run_counts(tmp_path: Path) -> None:
+    tests = "@pytest.mark.vm\ndef test_one(): pass\n\ndef test_two(): pass\n"
+    finished = _run(tmp_path, tests, "-p", "xdist", "-n", "2")  # one of the two processes runs no microVM
+    assert finished.returncode == 0, finished.stdout
+    finished = _run(tmp_path, "def test_one(): pass\n", "-p", "xdist", "-n", "1")
+    assert finished.returncode == 1
+    assert "no test ran a microVM" in finished.stdout
+
+
 @pytest.mark.parametrize(
     "tests",
     [

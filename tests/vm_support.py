@@ -26,12 +26,21 @@ BUSYBOX = Path("/bin/busybox")
 
 
 def template_folder(factory: pytest.TempPathFactory) -> Path:
-    """Where all tests of a run, in whatever process, keep their templates: $MBUILD_TEST_VM_DIR, or one of the run."""
+    """The microVMs' part of all stores: one for each process that runs tests, so that what it leaves running there is
+    its own. The templates are the same ones for all processes: those in $MBUILD_TEST_VM_DIR, or in a folder of the run.
+    """
     named = os.environ.get("MBUILD_TEST_VM_DIR")
-    own = factory.getbasetemp()
-    folder = Path(named) if named else (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "templates"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    own, is_worker = factory.getbasetemp(), "PYTEST_XDIST_WORKER" in os.environ
+    folder = Path(named) if named else (own.parent if is_worker else own) / "templates"
+    templates = folder / "templates"
+    templates.mkdir(parents=True, exist_ok=True)
+    if not is_worker:
+        return folder
+    worker = own / "vm"
+    worker.mkdir(exist_ok=True)
+    if not (worker / "templates").is_symlink():
+        (worker / "templates").symlink_to(templates.resolve())
+    return worker
 
 
 class LayerBuilder:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 
 from cache.carry.entry import is_digest
 from cache.carry.index import MAX_BYTES, MEDIA_TYPE, CacheIndex, parse_index
 from machinefile.errors import UntrustedDataError
+from machinefile.values import dataclass
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.mbuild.cache.v1"

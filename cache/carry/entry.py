@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from cache.keys import canonical
 from cache.results import StepResult
+from machinefile.values import dataclass
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
@@ -19,6 +18,7 @@ from cache.carry.place import Sink
 from cache.carry.stream import copy_checked
 from cache.carry.urls import without_login
 from machinefile.errors import HostError, InterruptedBuildError, MbuildError, TransferError, UsageError
+from machinefile.values import dataclass
 
 _T = TypeVar("_T")
 

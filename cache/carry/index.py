@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TypeVar
 
 from cache.carry.entry import CacheEntry, CarriedBlob, CarriedMount, Signature, is_digest
 from cache.results import MOST_SECONDS, Layer, StepResult
 from machinefile.errors import UntrustedDataError
+from machinefile.values import dataclass
 
 _T = TypeVar("_T")
 

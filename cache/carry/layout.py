@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from cache.blobs import digest_of
 from cache.carry.artifact import ARTIFACT_TYPE, MANIFEST_TYPE
 from cache.carry.entry import is_digest
 from machinefile.errors import UntrustedDataError
+from machinefile.values import dataclass
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 """The content of the file `oci-layout`."""

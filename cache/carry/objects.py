@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from cache.carry.artifact import pack_index, unpack_index
@@ -17,6 +16,7 @@ from cache.carry.index import MAX_BYTES, CacheIndex
 from cache.carry.place import Change, Lost, Sink
 from cache.carry.stream import damaged, missing
 from machinefile.errors import TransferError, UntrustedDataError
+from machinefile.values import dataclass
 
 MOST_SEGMENTS = 8
 """When there are more, who publishes makes one of them."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from pathlib import Path
 
 from cache.index import Kind
+from machinefile.values import dataclass
 
 Entry = tuple[Kind, str]
 """An entry of the index: its kind and its key."""

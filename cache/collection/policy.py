@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cache.collection.item import Item, Sort
 from machinefile.durations import parse_duration
 from machinefile.errors import UsageError
+from machinefile.values import dataclass
 
 _DAY = 86_400 * 10**9
 _ALIASES = {

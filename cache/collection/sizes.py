@@ -7,8 +7,9 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from engine.attest.attached import Attached, Found
 from engine.attest.dsse import AttestationVerifier, parse_envelope
 from engine.attest.statement import MEDIA_TYPE, PROVENANCE_TYPE, Statement, parse_statement
 from machinefile.errors import UntrustedDataError, UsageError
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

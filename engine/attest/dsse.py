@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from cache.keyfiles import KeyFile
 from engine.attest.statement import MAX_STATEMENT_BYTES, MEDIA_TYPE
 from engine.images.jsonvalue import JsonObject, dump
 from machinefile.errors import UntrustedDataError
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey

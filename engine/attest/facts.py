@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from machinefile.imageconfig import Pairs
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from engine.remote.giturl import GitUrl

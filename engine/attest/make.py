@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from cache.results import Layer
 from cache.store import Store
@@ -25,6 +24,7 @@ from engine.output.image import BuiltImage
 from engine.output.index import Built, BuiltAttestation, BuiltIndex, with_attestations
 from engine.output.kinds import OutputSpec
 from machinefile.platform import Platform
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import quote
 
@@ -17,6 +16,7 @@ from engine.attest import readers
 from engine.layers.content import LayerFiles
 from engine.layers.root import Located, RootView
 from machinefile.errors import InterruptedBuildError
+from machinefile.values import dataclass
 
 MAX_FILES = 100_000
 MAX_FILE_BYTES = 64 << 20

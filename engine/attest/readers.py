@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+
+from machinefile.values import dataclass
 
 _LONGEST = 256
 _NAMES = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 
 from engine.attest.bounded import number_of, pairs_of, text_of, texts_of
 from engine.attest.claimed import Claimed, claimed, incomplete, platform_of
@@ -26,6 +25,7 @@ from machinefile.imageconfig import Pairs
 from machinefile.machines import LEAST_DISK, LEAST_MEMORY, MOST_CPUS
 from machinefile.platform import Platform
 from machinefile.steps import MachineShape, NetworkMode
+from machinefile.values import dataclass
 
 MAX_MACHINEFILE = 16 << 20
 """Characters; as large as a Machinefile may be."""

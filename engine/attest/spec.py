@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+
+from machinefile.values import dataclass
 
 DEFAULT_BUILDER = "https://pypi.org/project/machinefile/"
 """The builder id of an mbuild that nobody gave another one."""

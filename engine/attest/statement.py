@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from urllib.parse import quote
 
 from engine.images.jsonvalue import JsonObject
 from engine.images.reference import Reference
 from machinefile.errors import UntrustedDataError
 from machinefile.platform import Platform
+from machinefile.values import dataclass
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 MEDIA_TYPE = "application/vnd.in-toto+json"

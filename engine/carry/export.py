@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import BinaryIO
 
@@ -17,6 +17,7 @@ from cache.carry.entry import CacheEntry, CarriedBlob, CarriedMount
 from cache.carry.index import CacheIndex
 from cache.carry.place import CachePlace
 from cache.results import Layer
+from cache.spans import span
 from cache.store import Store
 from engine.carry.outcome import BuildOutcome
 from engine.carry.outgoing import outgoing
@@ -29,6 +30,7 @@ from engine.parallel import in_parallel
 from engine.plan import PlannedStep
 from engine.supply import LayerSupply
 from machinefile.errors import HostError, InterruptedBuildError, MbuildError, StoreError, TransferError
+from machinefile.values import dataclass
 
 PARALLEL = 4
 """Blobs at a time."""
@@ -134,7 +136,8 @@ class Exporter:
             label = opened.place.label
             self.observer(Note(f"exporting cache to {label}"))
             try:
-                exported.append(_Export(self, opened, outcome, supply, disks(opened.target)).run())
+                with span("export", "output", to=label):
+                    exported.append(_Export(self, opened, outcome, supply, disks(opened.target)).run())
             except InterruptedBuildError:
                 raise
             except MbuildError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from cache.carry.entry import CacheEntry, is_digest
 from cache.carry.index import MOST_STEPS as MOST_PLACES
@@ -18,6 +17,7 @@ from engine.images import mediatype
 from engine.images.descriptor import Descriptor
 from engine.images.image import LayerDescriptor
 from machinefile.errors import UntrustedDataError
+from machinefile.values import dataclass
 
 MOST_STEPS = 2000
 _LONGEST_PACKING = 200

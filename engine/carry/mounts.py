@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +36,7 @@ from engine.machines.sparse import HEAD_BYTES, RunReader, length_said, write_run
 from engine.plan import Plan
 from machinefile.errors import InterruptedBuildError, MbuildError, UntrustedDataError
 from machinefile.steps import Mount, MountType, Run
+from machinefile.values import dataclass
 
 Offers = Callable[[str], Iterable[tuple[CarriedMount, CachePlace]]]
 """Gives the mounts of an identity that are elsewhere and that may be used, and where."""

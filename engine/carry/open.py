@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from engine.carry.export import OpenTarget
 from engine.carry.spec import CacheSource, CacheTarget, CacheType
 from engine.events import Observer
 from machinefile.errors import UsageError
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from cache.carry.folder import FolderCache

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cache.carry.entry import CacheEntry
 from cache.results import Layer, StepResult
 from engine.carry.recordkeys import content_key
 from engine.carry.spec import CacheMode
 from engine.plan import Plan, PlannedStep
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 from cache.blobs import digest_of
 from cache.carry.index import CacheIndex
@@ -15,6 +14,7 @@ from cache.keys import VERSION, Record, Value
 from engine.layers.compression import decompress
 from engine.layers.limits import LayerLimits
 from machinefile.errors import InterruptedBuildError, MbuildError, UntrustedDataError
+from machinefile.values import dataclass
 
 MAX_PACK_BYTES = 32 << 20
 """Of a pack, compressed."""

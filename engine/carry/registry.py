@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import BinaryIO
@@ -41,6 +41,7 @@ from engine.images.session import push_scope
 from engine.images.upload import Upload
 from engine.parallel import in_parallel
 from machinefile.errors import InterruptedBuildError, TransferError, UntrustedDataError, UsageError
+from machinefile.values import dataclass
 
 PARALLEL = 4
 _TRIES = 16
@@ -57,7 +58,7 @@ class _Published:
 
     digest: str = ""
     """Of the manifest; empty where there is none."""
-    index: CacheIndex = CacheIndex()  # noqa: RUF009 - it is never changed
+    index: CacheIndex = CacheIndex()
     plain: bool = False
     """Whether it had to look like an image."""
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +14,7 @@ from cache.results import Layer
 from engine.events import Note, Observer, WarningRaised
 from engine.images.reference import Reference
 from machinefile.errors import InterruptedBuildError, MbuildError, UsageError
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     # A build without --cache-from has no use for them.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from pathlib import Path
 
 from cache.carry.urls import without_login
+from machinefile.values import dataclass
 
 ALL_MOUNTS = "*"
 """In `mounts`: every cache mount of the build."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 from cache.carry.artifact import (
     ARTIFACT_TYPE,
@@ -19,6 +18,7 @@ from engine.images.image import check_is_image
 from engine.images.jsonvalue import JsonObject, dump
 from engine.images.manifest import Index, Manifest, parse_manifest
 from machinefile.errors import UntrustedDataError
+from machinefile.values import dataclass
 
 INDEX_ANNOTATION = "vnd.mbuild.cache.v1.index"
 """In a cache that looks like an image: the digest of the blob, its first layer, that is the cache's index."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cache.collection.item import blob, diff, machine
 from cache.store import Store
 from engine.images.config import parse_configuration
 from engine.images.manifest import Manifest, parse_manifest
 from machinefile.errors import MbuildError
+from machinefile.values import dataclass
 
 _DEEPEST = 4
 """Indexes in indexes."""

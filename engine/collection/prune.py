@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from cache.collection.choose import choose, left_over
@@ -18,6 +17,7 @@ from engine.collection.removal import Removal
 from engine.collection.survey import survey
 from engine.vm.runfolder import sweep
 from machinefile.errors import InterruptedBuildError, StoreError
+from machinefile.values import dataclass
 
 _T = TypeVar("_T")
 _BATCH = 256

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from cache.collection.item import Holdings, Item, Reference, Sort, Standing, blob, diff, machine
 from cache.collection.sizes import DiskUsage, Found
@@ -15,6 +14,7 @@ from cache.store import Store
 from engine.collection.images import ImageReader, Needs
 from engine.collection.places import Places
 from machinefile.errors import InterruptedBuildError
+from machinefile.values import dataclass
 
 _REMEMBERED = 30 * 86_400.0
 """Seconds for which the index knows of a blob that is gone where it was: a server may say that it is still the same."""

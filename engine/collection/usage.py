@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from cache.collection.choose import reclaimable
 from cache.collection.item import Holdings, Item, Sort
 from cache.collection.policy import Filters
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import zip_longest
 
 from cache.keys import VERSION, Record, Value
 from cache.records import KeptRecord
 from engine.explain.files import FilesDifference, compare_copied, compare_listings
+from machinefile.values import dataclass
 
 _MOUNT_PARTS = (
     *("type", "target", "from", "files", "source", "readonly", "id", "sharing", "required", "env"),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from engine.explain.differences import Difference
 from engine.plan import PlannedStep
+from machinefile.values import dataclass
 
 
 class Cause(Enum):

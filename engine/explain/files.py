@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import Enum
 
 from cache.keys import Value
+from machinefile.values import dataclass
 
 MOST = 1000
 """Files that a difference names."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from cache.keys import Value
 from cache.records import LARGE
 from engine.explain.sources import RecordSource
+from machinefile.values import dataclass
 
 MOST_RECORDS = 2000
 """Of one operation, that are looked at."""

@@ -6,7 +6,6 @@ import difflib
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 
 from cache.index import Kind
@@ -17,6 +16,7 @@ from cache.store import Store
 from engine.plan import Plan, PlannedStep
 from engine.request import BuildRequest
 from machinefile.steps import From, Metadata
+from machinefile.values import dataclass
 
 GENERATIONS = 4
 """Builds of a step that are remembered."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
 
@@ -18,6 +17,7 @@ from engine.images.policy import host_of
 from engine.images.retry import Attempts, RetryableError
 from engine.images.transport import Transport
 from machinefile.errors import TransferError, UntrustedDataError
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     import httpx

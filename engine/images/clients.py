@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.images import tls
 from engine.images.policy import RegistrySettings, Trust, is_loopback
 from engine.images.retry import RetryableError
 from machinefile.errors import InterruptedBuildError, TransferError
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     import httpx

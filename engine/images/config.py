@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from engine.images.jsonvalue import JsonObject, dump
 from machinefile.imageconfig import Healthcheck, ImageConfig, Pairs
 from machinefile.platform import Platform
+from machinefile.values import dataclass
 
 MAX_CONFIG_BYTES = 8 << 20
 

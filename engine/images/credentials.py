@@ -17,13 +17,14 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from engine import process
 from engine.images.jsonvalue import JsonObject
 from engine.images.reference import DEFAULT_REGISTRY
 from machinefile.errors import HostError, UntrustedDataError, UsageError
+from machinefile.values import dataclass
 
 _MAX_CONFIG_BYTES = 4 << 20
 _HELPER_SECONDS = 60.0

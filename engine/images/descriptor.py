@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from engine.images.jsonvalue import JsonObject
 from machinefile.imageconfig import Pairs
 from machinefile.platform import Platform
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

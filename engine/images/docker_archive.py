@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from engine.images import mediatype
 from engine.images.config import MAX_CONFIG_BYTES, parse_configuration
@@ -16,6 +15,7 @@ from engine.images.jsonvalue import JsonObject
 from engine.images.manifest import MAX_LAYERS, MAX_MANIFEST_BYTES, Manifest
 from engine.images.reference import Reference
 from machinefile.errors import TransferError, UntrustedDataError, UsageError
+from machinefile.values import dataclass
 
 _MANIFEST_FILE = "manifest.json"
 _INVALID = "archive-invalid"

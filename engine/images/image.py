@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from engine.images import mediatype
 from engine.images.config import ImageConfiguration, parse_configuration
 from engine.images.descriptor import Descriptor
@@ -13,6 +11,7 @@ from machinefile.errors import UntrustedDataError
 from machinefile.imageconfig import ImageConfig
 from machinefile.platform import Platform
 from machinefile.steps import SCRATCH, BaseImage
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from engine.images.digest import is_digest
 from machinefile.errors import UntrustedDataError
+from machinefile.values import dataclass
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _LARGEST = (1 << 63) - 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from engine.images import mediatype
 from engine.images.descriptor import Descriptor
 from engine.images.jsonvalue import JsonObject, dump
 from machinefile.errors import UntrustedDataError
 from machinefile.imageconfig import Pairs
+from machinefile.values import dataclass
 
 MAX_MANIFEST_BYTES = 4 << 20
 """What registries and containerd accept too."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine.images import registry_config
@@ -13,6 +12,7 @@ from engine.images.reference import endpoint_of, registry_of
 from engine.images.registry_config import Mirror, RegistryEntry
 from engine.images.registry_flags import RegistryFlags
 from machinefile.errors import UsageError
+from machinefile.values import dataclass
 
 _CERTIFICATES = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
 """Where podman and Docker look for the certificates of a registry: in a folder named HOST[:PORT], every `*.crt` is an

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from engine.events import Observer, ignore
 from engine.images import mediatype
@@ -21,6 +20,7 @@ from engine.images.session import Session, push_scope
 from engine.images.upload import Delivery, Open, Upload
 from engine.parallel import in_parallel
 from machinefile.errors import TransferError, UntrustedDataError, UsageError
+from machinefile.values import dataclass
 
 PARALLEL = 4
 """Blobs at a time."""

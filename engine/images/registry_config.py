@@ -17,12 +17,12 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from engine.images.reference import Reference, registry_of
 from machinefile.errors import UsageError
+from machinefile.values import dataclass
 
 VARIABLE = "MBUILD_REGISTRIES_CONFIG"
 _MAX_BYTES = 1 << 20

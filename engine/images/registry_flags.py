@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from engine.images.reference import DEFAULT_REGISTRY
 from engine.images.registry_config import Mirror, RegistryEntry, parse_place
 from machinefile.errors import UsageError
+from machinefile.values import dataclass
 
 MIRROR, PLAIN_HTTP, AUTHORITY, CONFIG = "--registry-mirror", "--plain-http", "--registry-ca", "--registries-config"
 

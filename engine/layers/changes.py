@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import BinaryIO, NoReturn
 
 from engine.layers.changeformat import HEADER, RECORD_MAGIC, STREAM_MAGIC, XATTR, RecordType, padding
@@ -32,6 +32,7 @@ from engine.layers.tarheader import MAX_ID
 from engine.layers.tarwrite import Item, WrittenLayer, write_layer
 from engine.layers.times import NORMAL, Times
 from machinefile.errors import StepError, UntrustedDataError
+from machinefile.values import dataclass
 
 _TYPES = {
     RecordType.FILE: EntryType.FILE,

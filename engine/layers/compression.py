@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from engine.layers.limits import LayerLimits
 from machinefile.errors import UntrustedDataError
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     import zstandard

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -32,6 +32,7 @@ from engine.layers.tarheader import BLOCK, ZERO_BLOCK
 from engine.layers.tarread import LayerReader, Member
 from engine.layers.tarwrite import header_blocks
 from machinefile.errors import HostError, UntrustedDataError
+from machinefile.values import dataclass
 
 DISK_VERSION = 1
 """Raised when the same layer is to give other disks: it is in their names."""

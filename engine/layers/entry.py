@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from machinefile.values import dataclass
 
 NORMAL_TIME = 315_619_200
 """The time of everything in a layer that mbuild makes, unless asked otherwise: 1980-01-02T00:00:00Z, the first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from engine.layers.limits import LayerLimits
 from engine.layers.names import join
 from engine.layers.root import Located, RootView
 from engine.layers.tarwrite import Item, WrittenLayer, write_layer
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

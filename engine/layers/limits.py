@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from machinefile.errors import UsageError
+from machinefile.values import dataclass
 
 VARIABLE = "MBUILD_MAX_LAYER_BYTES"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from engine.layers.entry import Entry, EntryType
@@ -11,6 +10,7 @@ from engine.layers.index import LayerIndex
 from engine.layers.names import ancestors_of, encode, join, parent_of
 from engine.layers.users import Account, UserDatabase
 from machinefile.errors import StepError
+from machinefile.values import dataclass
 
 _MAX_HOPS = 40
 """As many symbolic links as Linux follows in one path."""

@@ -11,13 +11,13 @@ import binascii
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import unquote_to_bytes
 
 from engine.layers.limits import LayerLimits
 from engine.layers.names import decode
 from machinefile.errors import UntrustedDataError
+from machinefile.values import dataclass
 
 BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)

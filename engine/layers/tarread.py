@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NoReturn
 
 from engine.layers.compression import CHUNK, Source
@@ -30,6 +29,7 @@ from engine.layers.tarheader import (
 )
 from engine.layers.tree import Tree, cleaned
 from machinefile.errors import UntrustedDataError
+from machinefile.values import dataclass
 
 _KINDS = {
     b"0": EntryType.FILE,

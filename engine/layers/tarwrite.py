@@ -13,7 +13,7 @@ import base64
 import hashlib
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
@@ -24,6 +24,7 @@ from engine.layers.names import OPAQUE_MARKER, WHITEOUT_PREFIX, ancestors_of, en
 from engine.layers.tarheader import BLOCK, LIBARCHIVE, SCHILY, ZERO_BLOCK
 from engine.layers.tree import Contents
 from machinefile.errors import HostError
+from machinefile.values import dataclass
 
 _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
 _KINDS = {

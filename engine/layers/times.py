@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from engine.layers.entry import NORMAL_TIME, Entry
+from machinefile.values import dataclass
 
 MAX_TIME = 0o77777777777
 """The latest time that a tar's header holds: in the year 2242."""

@@ -5,12 +5,13 @@ Both readers of what we do not trust, tars and change streams, bring their entri
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from engine.layers.entry import NORMAL_TIME, Entry, EntryType
 from engine.layers.limits import LayerLimits
 from engine.layers.names import BadPathError, ancestors_of, clean_path, encode, join, parent_of
 from engine.layers.tarheader import refuse
+from machinefile.values import dataclass
 
 _MAX_HOPS = 40
 # As looked up through the class these cost a tenth of the whole reading.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from machinefile.errors import StepError
+from machinefile.values import dataclass
 
 _MAX_ID = (1 << 31) - 1
 

@@ -15,7 +15,6 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from cache.files import sync_directory, sync_tree, write_atomically
@@ -26,6 +25,7 @@ from engine.machines.sparse import digest_of_runs
 from engine.vm.disks import clone
 from engine.vm.frozen import ENTRIES, Frozen, disk_errors
 from machinefile.errors import UntrustedDataError, UsageError
+from machinefile.values import dataclass
 
 MANIFEST = "machine.json"
 

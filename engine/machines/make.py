@@ -6,7 +6,6 @@ import hashlib
 import os
 import threading
 import time
-from dataclasses import dataclass
 
 from cache.store import Store
 from engine.debug import DEFAULT_PATH
@@ -29,6 +28,7 @@ from engine.vm.qemu import QemuHypervisor
 from machinefile.errors import InterruptedBuildError, MbuildError, StepError
 from machinefile.imageconfig import ImageConfig
 from machinefile.steps import MachineShape, Snapshot
+from machinefile.values import dataclass
 
 _STEP = "snapshot"
 """The step's id in events."""

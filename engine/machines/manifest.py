@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine.images.descriptor import Descriptor
@@ -15,6 +14,7 @@ from engine.vm.execution import Identity
 from engine.vm.frozen import CHANGES, ENTRIES, Frozen, MachineId
 from machinefile.imageconfig import Pairs
 from machinefile.steps import MachineShape
+from machinefile.values import dataclass
 
 VERSION = 1
 """Raise it when a machine made before can no longer be read."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from engine.vm.execution import Ending, Output
 from engine.vm.starting import Starting
 from machinefile.errors import StepError
 from machinefile.imageconfig import ImageConfig
 from machinefile.steps import Snapshot
+from machinefile.values import dataclass
 
 _PAUSE = 0.02
 """Seconds between two tries to connect."""

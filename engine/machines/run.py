@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine.machines.fit import misfit, situation_of
@@ -17,6 +16,7 @@ from engine.vm.qemu import QemuHypervisor
 from engine.vm.restored import Identity, restore
 from machinefile.errors import UsageError
 from machinefile.steps import MachineShape
+from machinefile.values import dataclass
 
 
 def no_signals() -> Sequence[int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +31,7 @@ from engine.machines.sparse import RunReader, write_runs
 from engine.parallel import in_parallel
 from engine.vm.frozen import disk_errors
 from machinefile.errors import InterruptedBuildError, UntrustedDataError
+from machinefile.values import dataclass
 
 ARTIFACT_TYPE = "application/vnd.mbuild.machine.v1"
 CONFIG_TYPE = "application/vnd.mbuild.machine.config.v1+json"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 from machinefile.errors import UsageError
 from machinefile.imageconfig import Pairs
 from machinefile.platform import Platform
+from machinefile.values import dataclass
 
 CREATED = "org.opencontainers.image.created"
 """OCI image spec, annotations.md: when the image was made, as RFC 3339 has it."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from cache.blobs import BlobWriter
 from cache.index import Kind
 from cache.results import Layer
+from cache.spans import span
 from cache.store import Store
 from engine.images import mediatype
 from engine.images.descriptor import Descriptor
@@ -27,6 +26,7 @@ from engine.layers.compression import (
 )
 from engine.layers.limits import LayerLimits
 from machinefile.errors import InterruptedBuildError, UntrustedDataError
+from machinefile.values import dataclass
 
 _MOST_WORKERS = ((6, 4), (12, 2))
 """Up to which level of zstd how many threads work at once: one takes 40 MB at level 3, 100 at 12, 220 above."""
@@ -130,16 +130,27 @@ def packed(
             found[layer.diff_id] = found[layer.diff_id] or supply.packed(layer, compression)
         supply.bring([layer for layer in layers if found[layer.diff_id] is None])
     missing = {layer.diff_id: layer for layer in layers if found[layer.diff_id] is None}
+    if missing:
+        found |= _made(list(missing.values()), store, compression, cancelled or threading.Event())
+    return tuple(one for layer in layers if (one := found[layer.diff_id]) is not None)
+
+
+def _made(
+    missing: Sequence[Layer], store: Store, compression: Compression, cancelled: threading.Event
+) -> dict[str, Descriptor | None]:
+    from concurrent.futures import ThreadPoolExecutor
+
     # The index stays with this thread; the workers only read and write blobs.
     workers = _workers(compression)
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        share = max(1, workers // max(1, len(missing)))
-        work = _Work(store, compression, share, cancelled or threading.Event())
-        started = {diff_id: pool.submit(work.pack, layer) for diff_id, layer in missing.items()}
+    with ThreadPoolExecutor(workers, "compress") as pool:
+        share = max(1, workers // len(missing))
+        work = _Work(store, compression, share, cancelled)
+        started = {layer.diff_id: pool.submit(work.pack, layer) for layer in missing}
+        found: dict[str, Descriptor | None] = {}
         for diff_id, made in started.items():
             blob = found[diff_id] = made.result()
             store.index.put(Kind.VARIANT, compression.key(diff_id), [blob.digest, blob.size])
-    return tuple(one for layer in layers if (one := found[layer.diff_id]) is not None)
+    return found
 
 
 def known_packing(layer: Layer, store: Store, compression: Compression = DEFAULT) -> Descriptor | None:
@@ -173,7 +184,11 @@ class _Work:
 
     def pack(self, layer: Layer) -> Descriptor:
         kind = self.compression.compressor
-        with self.store.blobs.open(layer.digest) as blob, self.store.blobs.writer() as writer:
+        with (
+            span("compress", "layer", layer=layer.diff_id),
+            self.store.blobs.open(layer.digest) as blob,
+            self.store.blobs.writer() as writer,
+        ):
             plain = PlainLayer(layer, blob, self.cancelled)
             self._write(plain, writer)
             plain.check()

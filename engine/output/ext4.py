@@ -12,7 +12,7 @@ import os
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from engine import process
@@ -22,6 +22,7 @@ from engine.layers.entry import NORMAL_TIME, Entry, EntryType
 from engine.layers.flatten import Merged
 from engine.layers.names import encode, parent_of
 from machinefile.errors import HostError, UsageError
+from machinefile.values import dataclass
 
 _BLOCK = 4096
 _MIB = 1 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from engine.output.kinds import OutputSpec
 from engine.output.moments import NORMAL, Moments
 from machinefile.platform import Platform
 from machinefile.steps import BuildGraph
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from engine.carry.inline import StepKeys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cache.store import Store
 from engine.images import mediatype
@@ -15,6 +15,7 @@ from engine.output.compress import Supply
 from engine.output.image import BuiltImage, keep_name, variant
 from engine.output.kinds import OutputSpec
 from machinefile.imageconfig import Pairs
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from engine.output.annotations import NO_ANNOTATIONS, Annotations
 from engine.output.compress import DEFAULT, Compression
+from machinefile.values import dataclass
 
 STDOUT = Path("-")
 

@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from engine.layers.compression import CHUNK
@@ -23,6 +23,7 @@ from engine.layers.tarread import Content
 from engine.output.files import output_errors
 from engine.output.hostfolder import HostFolder
 from machinefile.errors import InterruptedBuildError
+from machinefile.values import dataclass
 
 _SET_ID = 0o6000
 _KEPT_XATTRS = "user."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 
 from cache.results import StepResult
@@ -11,6 +11,7 @@ from engine.bases import Base
 from engine.layers.entry import NORMAL_TIME
 from engine.layers.times import bounded
 from machinefile.steps import BuildGraph
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from cache.spans import span
 from cache.store import Store
 from engine.events import Note, Observer
 from engine.images.upload import Open
@@ -26,6 +27,7 @@ from engine.output.local import write_local
 from engine.platforms import folder_name
 from engine.supply import LayerSupply
 from machinefile.errors import UsageError
+from machinefile.values import dataclass
 
 Push = Callable[[Built, Sequence[str], Open, Callable[[], object]], None]
 """Sends an image, or an index with its images, to the registries of its names; what they lack of its blobs is opened
@@ -73,7 +75,11 @@ def write_outputs(
     stop = cancelled or threading.Event()
     writer = _Writer(built, tuple(names), store, layers, observer, stop, push, supply, time, attest)
     dated = [replace(output, annotations=output.annotations.dated(rfc3339(time))) for output in outputs]
-    return tuple(map(writer.write, dated))
+    written = []
+    for output in dated:
+        with span("output", "output", to=output.label):
+            written.append(writer.write(output))
+    return tuple(written)
 
 
 @dataclass(frozen=True, slots=True)

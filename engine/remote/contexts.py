@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from cache.contexts import KnownContexts
 from engine.context import BuildContext, Context
 from engine.images.reference import Reference, parse_reference
 from engine.layers.entry import Entry, EntryType
-from engine.remote.checkout import Checkout
 from engine.remote.giturl import parse_git_url
-from engine.remote.remotes import Remotes
 from engine.steps.tree import LinkLoopError, resolve
 from machinefile.copies import is_git
 from machinefile.errors import MachinefileError, UsageError
 from machinefile.ignore import IgnoreRules
+from machinefile.values import dataclass
+
+if TYPE_CHECKING:
+    from engine.remote.checkout import Checkout
+    from engine.remote.remotes import Remotes
 
 _IMAGES = ("docker-image:", "oci-layout:", "docker-archive:")
 _RESERVED = frozenset({"scratch", "context"})

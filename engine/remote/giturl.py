@@ -6,13 +6,14 @@ Source: BuildKit's dfgitutil and gitutil, and Docker's documentation of URL quer
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from engine.remote.weburl import without_password
 from machinefile.errors import MachinefileError
 from machinefile.paths import relative
 from machinefile.suggest import did_you_mean
+from machinefile.values import dataclass
 
 _SCHEMES = ("https", "http", "ssh", "git")
 _SCP = re.compile(r"([A-Za-z0-9_][\w.-]*)@([A-Za-z0-9][A-Za-z0-9.-]*):([^\s?#]+)")
@@ -47,6 +48,11 @@ class GitUrl:
 def is_commit(text: str) -> bool:
     """Whether it is the whole name of a commit."""
     return _COMMIT.fullmatch(text) is not None
+
+
+def is_ref_name(text: str) -> bool:
+    """Whether it is the whole name of a branch, a tag or the like, and no path that leads elsewhere."""
+    return text.startswith("refs/") and not _BAD_REF.search(text)
 
 
 def parse_git_url(text: str) -> GitUrl:

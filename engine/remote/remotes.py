@@ -11,27 +11,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
-from cache.keys import Value
-from cache.store import Store
-from engine.events import Observer
-from engine.images.policy import TransferPolicy
 from engine.layers.entry import Entry, EntryType
 from engine.layers.limits import LayerLimits
-from engine.remote.checkout import Checkout
-from engine.remote.git import Git
 from engine.remote.giturl import GitUrl, is_commit, parse_git_url
-from engine.remote.repository import Found, Repository, find_commit
-from engine.remote.web import Web
 from engine.remote.weburl import file_name
 from machinefile.copies import is_git
 from machinefile.errors import MachinefileError, MbuildError, UntrustedDataError
 from machinefile.steps import BuildGraph, RemoteSource, Step
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
+    # Most builds have no remote sources.
+    from cache.keys import Value
+    from cache.store import Store
+    from engine.events import Observer
+    from engine.images.policy import TransferPolicy
     from engine.pins import Pins
+    from engine.remote.checkout import Checkout
+    from engine.remote.git import Git
+    from engine.remote.repository import Found
+    from engine.remote.web import Web
 
 FILE_MODE = 0o600
 """Source: BuildKit's HTTP source, and Docker's documentation of ADD."""
@@ -128,9 +131,16 @@ class Remotes:
         self._pins = pins
         self._limits = limits or LayerLimits.from_environment()
         self._cancelled = cancelled
-        self._web = Web(store, observer, cancelled, largest=self._limits.max_bytes, policy=policy)
+        self._observer = observer
+        self._policy = policy
         self._files: dict[str, str] = {}
         self._commits: dict[GitUrl, Found] = {}
+
+    @cached_property
+    def _web(self) -> Web:
+        from engine.remote.web import Web
+
+        return Web(self._store, self._observer, self._cancelled, largest=self._limits.max_bytes, policy=self._policy)
 
     def pinned(self, graph: BuildGraph) -> BuildGraph:
         """The graph with every remote source pinned to what it is now.
@@ -179,6 +189,8 @@ class Remotes:
     @contextmanager
     def checkout(self, operation: RemoteSource) -> Iterator[Checkout]:
         """The files of a pinned repository, for as long as the context is held. Raises as `pinned`."""
+        from engine.remote.repository import Found
+
         url = repository_of(operation)
         found = self.find(url)
         if not found.matches(operation.pinned):
@@ -200,15 +212,21 @@ class Remotes:
 
     def find(self, url: GitUrl) -> Found:
         """Which commit an address means, by the lock file, else by its server. Raises as `pinned`."""
+        from engine.remote.repository import find_commit
+
         if url not in self._commits:
             pinned = self._pins.repository(url) if self._pins is not None else None
             self._commits[url] = pinned or find_commit(self._git(), url)
         return self._commits[url]
 
     def _check_out(self, url: GitUrl, found: Found, *, keep_git_dir: bool) -> Checkout:
+        from engine.remote.repository import Repository
+
         return Repository(self._git(), self._store.folder(), self._limits).checkout(
             url, found, keep_git_dir=keep_git_dir
         )
 
     def _git(self) -> Git:
+        from engine.remote.git import Git
+
         return Git(self._store.folder(), self._cancelled, largest=self._limits.max_bytes)

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from engine.images.retry import Attempts, RetryableError
 from engine.layers.times import bounded
 from engine.remote.weburl import file_name, without_password
 from machinefile.errors import TransferError, UntrustedDataError
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     import httpx

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from engine.layers.entry import NORMAL_TIME, Entry, EntryType
 from engine.steps.draft import Copied, Draft, conflict
 from engine.steps.mode import apply_mode
 from engine.steps.tree import LinkLoopError, Tree, resolve
-from engine.steps.unpack import ArchiveTree, unpack
 from machinefile.errors import MachinefileError
 from machinefile.globs import has_wildcards, matches
 from machinefile.ignore import IgnoreRules
 from machinefile.steps import Copy
+from machinefile.values import dataclass
+
+if TYPE_CHECKING:
+    from engine.steps.unpack import ArchiveTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,8 @@ def copied_entries(
         for number, matched in enumerate(sources):
             copier.group = number
             if matched.path in archives:
+                from engine.steps.unpack import unpack  # with all that reads tars
+
                 unpack(archives[matched.path], operation.destination, draft, keep_owner=not operation.owner)
             else:
                 copier.copy_top(matched)

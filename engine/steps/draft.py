@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from engine.layers.entry import NORMAL_TIME, Entry, EntryType
 from engine.steps.tree import Tree, resolve
 from machinefile.errors import MachinefileError
+from machinefile.values import dataclass
 
 _DIRECTORY_MODE = 0o755
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from engine.vm.mounts import BindMount, CacheMount, GuestMount, SecretFile, Tmpf
 from machinefile.errors import MachinefileError, StepError
 from machinefile.imageconfig import Pairs
 from machinefile.steps import FromContext, FromStep, Mount, MountType, Run
+from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from engine.cachemounts import BorrowedCache, CacheRequest, Seed

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from engine.secrets import Secrets
 from engine.sshagent import NO_AGENTS, Agents
 from engine.vm.network.rules import EgressPolicy
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

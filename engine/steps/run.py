@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cache.results import Layer
+from cache.spans import span
 from engine.layers.entry import NORMAL_TIME
 from engine.layers.users import Account
 from engine.layerstore import LayerStore
@@ -23,6 +24,7 @@ from machinefile.durations import format_duration
 from machinefile.errors import StepError
 from machinefile.imageconfig import Pairs
 from machinefile.steps import Run
+from machinefile.values import dataclass
 
 _SIGNAL_BASE = 128
 _DENIED_SHOWN = 5
@@ -57,7 +59,8 @@ def run_step(
             result = replace(result, egress=_masked(result.egress, provisions.secrets))
             reached(result.egress)
             if result.caches_whole:
-                prepared.keep_caches(sandbox, operation, cancelled)
+                with span("keep caches", "step"):
+                    prepared.keep_caches(sandbox, operation, cancelled)
             if result.ending is not Ending.EXITED or result.code:
                 raise _failure(operation, result, provisions.step_timeout)
             masker.check()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from cache.store import Store
 from engine.attest.attached import Attached
@@ -17,6 +16,7 @@ from engine.verify.images import Image
 from engine.verify.verifier import Verified, Verifier
 from machinefile.errors import UsageError
 from machinefile.platform import Platform
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

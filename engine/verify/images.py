@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import BinaryIO, Protocol
 
 from cache.growing import BlobFollower
@@ -23,6 +23,7 @@ from engine.verify.difference import FieldDifference
 from machinefile.errors import StoreError, UsageError
 from machinefile.platform import Platform
 from machinefile.steps import BaseReference
+from machinefile.values import dataclass
 
 _DIGEST = "sha256:"
 _SHOWN = ("config", "architecture", "os", "variant", "created", "author", "os_version", "os_features", "inline_cache")

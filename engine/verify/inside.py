@@ -6,10 +6,10 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from engine.verify.causes import guess
 from engine.verify.difference import Cause, Guess
+from machinefile.values import dataclass
 
 MOST_BYTES = 16 << 20
 """Of one content, plain or taken out of another."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from engine.layers.content import BlobOpener, Contents, LayerFiles
@@ -23,6 +23,7 @@ from engine.verify.difference import Aspect, Cause, Change, FileDifference
 from engine.verify.inside import MOST_BYTES, innermost
 from engine.verify.shown import diff_of
 from machinefile.errors import InterruptedBuildError
+from machinefile.values import dataclass
 
 MOST_FILES = 200
 """Files that are named."""

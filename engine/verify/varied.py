@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from engine.context import Context
 from engine.request import BuildRequest
 from engine.vm.execution import Execution, Outlook, Output, Result, Sandbox
 from machinefile.steps import MachineShape
+from machinefile.values import dataclass
 
 CLOCK_SHIFT = 30 * 3600
 """Seconds that guests are ahead: another day and another hour, and not so far that certificates and indexes of packages

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from engine.vm.execution import Sandbox
 from machinefile.errors import UsageError
 from machinefile.platform import Platform
 from machinefile.steps import From, Run, Step
+from machinefile.values import dataclass
 
 OpenDriver = Callable[[Path], AbstractContextManager[Driver]]
 """Opens a driver over the store in a folder."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine.vm.awake import Awake, Waker
 from engine.vm.execution import Execution, Outlook
 from engine.vm.mounts import cache_disks, layer_disks
 from machinefile.errors import InterruptedBuildError
+from machinefile.values import dataclass
 
 _MOST = 2
 """Machines that wait at once: each costs a process, and next to no memory until its command comes."""

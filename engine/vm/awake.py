@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
+from cache.spans import ending, span
 from engine.vm import guest
 from engine.vm.channel import Channel, GuestGoneError
 from engine.vm.disks import Disks, make_disks, scratch_image
@@ -23,6 +23,7 @@ from engine.vm.protocol import Command, Op, command
 from engine.vm.runfolder import Growth, run_folder
 from machinefile.errors import InterruptedBuildError
 from machinefile.steps import NetworkMode
+from machinefile.values import dataclass
 
 
 @dataclass(slots=True)
@@ -90,8 +91,10 @@ class Waker:
         """
         if cancelled.is_set():
             raise InterruptedBuildError
-        template = self.hypervisor.template(outlook.shape, cancelled)
-        awake = self._wake(outlook, template, cancelled, spare=SPARE_LAYERS)
+        with span("restore ahead", "vm"):
+            with span("template", "vm"):
+                template = self.hypervisor.template(outlook.shape, cancelled)
+            awake = self._wake(outlook, template, cancelled, spare=SPARE_LAYERS)
         try:
             awake.channel.push()
         except GuestGoneError:
@@ -112,15 +115,15 @@ class Waker:
         ports: tuple[PortForward, ...] = (),
         spare: int = 0,
     ) -> Awake:
-        with ExitStack() as home:
-            folder = home.enter_context(run_folder(self.runtime_dir))
+        with span("start", "vm"), ExitStack() as home:
+            folder = home.enter_context(ending(run_folder(self.runtime_dir), "clean up", "vm"))
             scratch = scratch_image(self.vm_dir / "scratch", outlook.shape.disk)
             disks = make_disks(folder, outlook.disks, scratch, extra, caches, spare=spare)
             gate = gate_of(outlook, ports)
             restrict = outlook.network is NetworkMode.NONE
             attachments = Attachments(folder, disks.layers, disks.writable, restrict, gate, ports)
             with ExitStack() as life:
-                machine = life.enter_context(self.hypervisor.restore(template, attachments))
+                machine = life.enter_context(ending(self.hypervisor.restore(template, attachments), "stop", "vm"))
                 watch = Watch(machine, Growth(folder, outlook.shape.disk), cancelled)
                 channel = Channel(machine.agent, watch)
                 hello = channel.post([command(Op.HELLO)])

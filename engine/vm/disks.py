@@ -11,13 +11,13 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine import process
 from engine.vm.guest import DiskMap, Region
 from engine.vm.qemu_argv import DISK_SIZE
 from machinefile.errors import HostError
+from machinefile.values import dataclass
 
 SECTOR = 512
 LAYER_LIMIT = 250

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine import process
@@ -13,6 +12,7 @@ from engine.vm.agent import agent_path
 from engine.vm.kernel import find_kernel
 from engine.vm.qemu import find_qemu
 from machinefile.errors import MbuildError
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -17,6 +17,7 @@ from engine.vm.portforward import PortForward
 from engine.vm.session import Session
 from machinefile.imageconfig import Pairs
 from machinefile.steps import MachineShape, NetworkMode
+from machinefile.values import dataclass
 
 Output = Callable[[int, bytes], None]
 """Called with the stream (1 standard output, 2 standard error) and bytes, as they come, from one thread."""

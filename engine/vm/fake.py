@@ -11,7 +11,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from engine.vm.hypervisor import Attachments, Autopsy, Template
 from engine.vm.protocol import PORT_NAME, PROTOCOL_VERSION, Decoder, Frame, Op, Value, pack
 from machinefile.errors import InterruptedBuildError
 from machinefile.steps import MachineShape
+from machinefile.values import dataclass
 
 Behaviour = Callable[[Execution], tuple[int, bytes, bytes]]
 """What a command does: its exit code, its standard output, and its changes as a change stream."""

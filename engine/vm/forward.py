@@ -6,11 +6,12 @@ import os
 import select
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from engine.vm.channel import Channel
 from engine.vm.protocol import WINDOW, Op, ProtocolError, Values
 from engine.vm.socketmount import Screen, SocketMount
+from machinefile.values import dataclass
 
 _STREAM_LIMIT = 64
 """Connections at a time; the agent, which knows of each for longer than we do, makes no more."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +26,7 @@ from engine.vm.disks import LEAD, lay_out
 from engine.vm.qemu_argv import MachineSpec
 from machinefile.errors import HostError
 from machinefile.steps import MachineShape
+from machinefile.values import dataclass
 
 MACHINE_ID = "/etc/machine-id"
 CHANGES = 1 << 20

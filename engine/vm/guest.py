@@ -12,7 +12,6 @@ import posixpath
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from engine.vm.execution import Execution, GuestFile
 from engine.vm.guestclock import set_to
@@ -23,6 +22,7 @@ from engine.vm.network.resolvconf import taken_over
 from engine.vm.protocol import Command, Op, Value, command, texts
 from machinefile.hosts import HOST_GATEWAY
 from machinefile.steps import NetworkMode
+from machinefile.values import dataclass
 
 ROOT = "/r"
 UPPER = "/s/u"
@@ -201,12 +201,15 @@ def files_of(execution: Execution) -> tuple[GuestFile, ...]:
     return tuple(file for file in standard if file.path not in given) + execution.files
 
 
+def add_folders() -> list[Command]:
+    """Makes the folders that every root has, and that stay in it."""
+    return [command(Op.ENSURE, ROOT, path, 0, 0o755, 0, 0) for path in ("/proc", "/sys", "/dev")]
+
+
 def furnish(execution: Execution) -> tuple[list[Command], list[int]]:
-    """Makes the root a place to run in. Also says which of the commands answer with the paths of stubs that are
-    to be removed again."""
+    """Makes the root, which has its folders, a place to run in. Also says which of the commands answer with the paths
+    of stubs that are to be removed again."""
     row = [command(Op.HOSTNAME, execution.hostname)]
-    for path in ("/proc", "/sys", "/dev"):
-        row.append(command(Op.ENSURE, ROOT, path, 0, 0o755, 0, 0))
     row.append(command(Op.BIND, "/dev-root", ROOT, "/dev"))
     row.append(command(Op.BIND, "/sys", ROOT, "/sys"))
     stubs: list[int] = []

@@ -7,7 +7,6 @@ lost+found), /s/m/N what is written to a bind mount, /files/sN a secret.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine.vm import guest
@@ -25,6 +24,7 @@ from engine.vm.mounts import (
 )
 from engine.vm.protocol import Command, Op, command
 from engine.vm.socketmount import SocketMount
+from machinefile.values import dataclass
 
 _RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
 """Mount attributes (linux/mount.h); flags of mount(2) have the same numbers."""

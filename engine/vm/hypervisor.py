@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from engine.vm.accelerator import Accelerator
 from engine.vm.network.gate import Gate
 from engine.vm.portforward import PortForward
 from machinefile.steps import MachineShape
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

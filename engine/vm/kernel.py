@@ -7,10 +7,10 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from machinefile.errors import HostError
+from machinefile.values import dataclass
 
 HINT = "run: sudo apt-get install linux-image-cloud-amd64"
 

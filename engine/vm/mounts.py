@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine.vm.socketmount import SocketMount
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

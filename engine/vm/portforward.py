@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 
 from machinefile.errors import HostError
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+
+from machinefile.values import dataclass
 
 PROTOCOL_VERSION = 1
 PORT_NAME = "mbuild.agent"

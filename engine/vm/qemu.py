@@ -9,7 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from engine import process
@@ -17,11 +17,13 @@ from engine.events import Note, Observer, ignore
 from engine.vm.accelerator import Accelerator
 from engine.vm.hypervisor import Attachments, Autopsy, Template
 from engine.vm.kernel import GuestKernel, find_kernel
+from engine.vm.known import known
 from engine.vm.network.pump import Pump, Wires, open_wires
 from engine.vm.qemu_argv import MachineSpec, qemu_argv
 from engine.vm.qmp import request
 from machinefile.errors import HostError, InterruptedBuildError
 from machinefile.steps import MachineShape
+from machinefile.values import dataclass
 
 PROGRAM = "qemu-system-x86_64"
 HINT = "run: sudo apt-get install qemu-system-x86"
@@ -43,16 +45,23 @@ class Qemu:
     """`7.2.22`"""
 
 
-def find_qemu() -> Qemu:
-    """The QEMU of this machine. Raises HostError `program-missing`, `qemu-version`."""
+def find_qemu(vm_dir: Path | None = None) -> Qemu:
+    """The QEMU of this machine; its version is remembered in `vm_dir`. Raises HostError `program-missing`,
+    `qemu-version`."""
     program = process.find(PROGRAM)
     if program is None:
         raise HostError(f"{PROGRAM} is not installed", code="program-missing", hint=HINT)
+    if vm_dir is None:
+        return Qemu(program, _version_of(program))
+    return Qemu(program, known(vm_dir, "qemu", [Path(program)], lambda: _version_of(program)))
+
+
+def _version_of(program: str) -> str:
     text = process.run([program, "--version"], timeout=20, hint=HINT).decode(errors="replace")
     found = re.search(r"version (\d+\.\d+(?:\.\d+)?)", text)
     if not found:
         raise HostError(f"{program} does not say its version", code="qemu-version", hint=HINT)
-    return Qemu(program, found[1])
+    return found[1]
 
 
 class QemuMachine:
@@ -186,7 +195,7 @@ class QemuHypervisor:
     def qemu(self) -> Qemu:
         """The QEMU in use. Raises HostError."""
         if self._qemu is None:
-            self._qemu = find_qemu()
+            self._qemu = find_qemu(self._vm_dir)
         return self._qemu
 
     def template(self, shape: MachineShape, cancelled: threading.Event) -> Template:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 from engine.vm.accelerator import Accelerator
 from engine.vm.portforward import PortForward
 from engine.vm.protocol import PORT_NAME
+from machinefile.values import dataclass
 
 ARGV_VERSION = 2
 """Raise it when what the guest's hardware is changes: templates made before no longer fit."""

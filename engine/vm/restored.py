@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine.vm import guest
@@ -27,6 +26,7 @@ from engine.vm.qmp import Qmp
 from engine.vm.runfolder import run_folder, sweep
 from engine.vm.template import watcher
 from machinefile.errors import HostError, InterruptedBuildError
+from machinefile.values import dataclass
 
 _ANSWER_TIMEOUT = 5.0
 _FIRST_TAG = 1 << 16

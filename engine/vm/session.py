@@ -7,10 +7,10 @@ import select
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 from engine.vm.channel import Channel
 from engine.vm.protocol import WINDOW, Command, Op, ProtocolError, Values, command
+from machinefile.values import dataclass
 
 _NOTHING, _INPUT, _TERMINAL = 0, 1, 2
 _END_OF_INPUT = b"\x04"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from engine.vm import guest
 from engine.vm.channel import Channel, GuestFailureError
 from engine.vm.execution import Execution, Result, result_of
 from engine.vm.protocol import Op, command
+from machinefile.values import dataclass
 
 _TIMEOUT = 60.0
 

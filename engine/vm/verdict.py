@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine.vm.accelerator import Accelerator, demanded
@@ -21,6 +20,7 @@ from engine.vm.qemu import Qemu, start
 from engine.vm.qemu_argv import MachineSpec, kernel_cmdline
 from engine.vm.runfolder import file_lock, run_folder
 from engine.vm.template import greet, watcher
+from machinefile.values import dataclass
 
 _MEMORY = 256 << 20
 

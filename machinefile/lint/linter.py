@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from machinefile.errors import MachinefileError, Problem
 from machinefile.imageconfig import ImageConfig
@@ -20,6 +20,7 @@ from machinefile.stages import Layout, split_stages
 from machinefile.steps import BaseImage, BaseReference, BuildGraph
 from machinefile.steps import Warning as BuildWarning
 from machinefile.suggest import did_you_mean
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

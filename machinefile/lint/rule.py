@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from machinefile.lint.subject import Subject
 from machinefile.source import Span
+from machinefile.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

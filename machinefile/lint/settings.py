@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from machinefile.errors import MachinefileError
 from machinefile.instructions import Machinefile
@@ -10,6 +10,7 @@ from machinefile.lint.rule import Rule
 from machinefile.options import BuildOptions
 from machinefile.source import Span
 from machinefile.suggest import did_you_mean
+from machinefile.values import dataclass
 
 BUILD_ARG = "BUILDKIT_DOCKERFILE_CHECK"
 """A --build-arg of this name stands in place of the directive."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from machinefile.bases import Base
 from machinefile.building import Building
@@ -15,6 +15,7 @@ from machinefile.platform import Platform
 from machinefile.stages import Layout, Stage
 from machinefile.steps import SCRATCH, BaseReference
 from machinefile.steps import Warning as BuildWarning
+from machinefile.values import dataclass
 
 Ignored = Callable[[str], bool]
 """Whether a path of the context, and all that is below it, is left out."""

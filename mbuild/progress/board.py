@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
 from engine.events import (
@@ -18,6 +18,7 @@ from engine.events import (
     TransferProgress,
     WarningRaised,
 )
+from machinefile.values import dataclass
 from mbuild.progress.summary import summary, warning
 from mbuild.progress.text import LineReader, label
 

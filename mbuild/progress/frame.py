@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from rich.text import Text
 
+from machinefile.values import dataclass
 from mbuild.progress.board import Board, Failure, Mark, RunningStep, Settled, Transfer
 from mbuild.progress.units import duration, moved, size
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from engine.events import (
     BuildEnded,
@@ -18,6 +18,7 @@ from engine.events import (
     TransferProgress,
     WarningRaised,
 )
+from machinefile.values import dataclass
 from mbuild.progress.board import Board
 from mbuild.progress.display import Display
 from mbuild.progress.stream import Screen

@@ -24,8 +24,11 @@ class Bench:
 
     folder: Path
 
-    def set_up(self) -> None:
-        """Write the base images. They are made once, and both builders read the same."""
+    def set_up(self, templates: Path) -> None:
+        """Write the base images. They are made once, and both builders read the same. The store uses templates that
+        are made for others too."""
+        (self.folder / "store").mkdir()
+        (self.folder / "store" / "vm").symlink_to(templates)
         write_plain(self.folder / "plain")
         write_rich(self.folder / "rich.tar")
 

@@ -11,6 +11,7 @@ import pytest
 from conformance.builders import Bench
 from conformance.image_reader import Image
 from conformance.spec import Spec
+from vm_support import template_folder
 
 _AT_ONCE = 3
 
@@ -21,7 +22,7 @@ Build = Callable[[Spec], Image | str]
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """See Bench."""
     made = Bench(tmp_path_factory.mktemp("conformance"))
-    made.set_up()
+    made.set_up(template_folder(tmp_path_factory))
     return made
 
 
@@ -33,6 +34,9 @@ def buildah(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Build]:
         pytest.skip("buildah's chroot isolation needs root")
     if not root or shutil.which("buildah") is None:
         pytest.fail("these tests need root and buildah: run scripts/setup")
+    if "PYTEST_XDIST_WORKER" in os.environ:  # which tests will be this process's is not known, and others run beside it
+        yield bench.buildah
+        return
     wanted = [item.callspec.params["spec"] for item in request.session.items if _compares(item)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         ahead: dict[tuple[str, str], Future[Image | str]] = {

@@ -16,6 +16,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1]))
 
 from e2e_bases import write_busybox_layout
+from vm_support import template_folder
 
 pytestmark = pytest.mark.vm
 ROOT = Path(__file__).parents[2]
@@ -106,14 +107,11 @@ def _merged(rows: tuple[Row, ...]) -> str:
     return f'ENV ONE=1 TWO="two words" PATH=/bin HOME=/root\nWORKDIR /made/here\nRUN {body}\n'
 
 
-def test_what_a_process_sees_in_mbuild(tmp_path: Path) -> None:
+def test_what_a_process_sees_in_mbuild(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     write_busybox_layout(tmp_path / "layout")
     store = tmp_path / "store"
     store.mkdir()
-    named = os.environ.get("MBUILD_TEST_VM_DIR")
-    if named:
-        Path(named).mkdir(parents=True, exist_ok=True)
-        (store / "vm").symlink_to(named)
+    (store / "vm").symlink_to(template_folder(tmp_path_factory))
     (tmp_path / "Machinefile").write_text(f"FROM oci-layout:{tmp_path}/layout:latest\n{_merged(TABLE)}")
     argv = [sys.executable, "-m", "mbuild", "--progress=plain", "--cache-dir", str(store), str(tmp_path)]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from e2e_processes import interrupt, wait_until
+from trace_support import read_trace
 
 if TYPE_CHECKING:
     from conftest import Mbuild
@@ -32,7 +33,9 @@ USER ada
 WORKDIR /home/ada/work
 RUN id -u > who && pwd >> who && echo "$HOME" >> who
 """
-    mbuild.build("-t", "changes", mbuild.context(text))
+    trace = mbuild.folder / "trace"
+    mbuild.build("-t", "changes", "--profile", trace, mbuild.context(text))
+    check_spans_of_runs(trace, 4)
     script = "cd /d; ls -1; stat -c '%a %u:%g %F' hard sub null pipe; cat sub/three; cat /home/ada/work/who"
     assert mbuild.ok("run", "changes", "/bin/sh", "-c", script).stdout.splitlines() == [
         "hard",
@@ -49,6 +52,22 @@ RUN id -u > who && pwd >> who && echo "$HOME" >> who
         "/home/ada/work",
         "/home/ada",
     ]
+
+
+def check_spans_of_runs(trace: Path, count: int) -> None:
+    """Each RUN says what its time went into: the machine's part in that order."""
+    events, names = read_trace(trace)
+    runs = [event for event in events if event.category == "step" and "] RUN " in event.name]
+    assert len(runs) == count
+    for one in runs:
+        inside = [event for event in events if one.holds(event)]
+        parts = [event.name for event in inside if event.name in ("room", "restore", "attach", "run", "diff", "stop")]
+        assert parts == ["room", "restore", "attach", "run", "diff", "stop"]
+        assert {event.name for event in inside} >= {"disks", "template", "take", "keep"}
+        (command,) = (event for event in inside if event.name == "run")
+        assert command.args == {"ending": "exited", "code": 0}
+    ahead = {names[event.row] for event in events if event.name == "restore ahead"}
+    assert ahead == {"ahead"}
 
 
 def test_two_stores_come_to_the_same_image(mbuild: Mbuild, busybox: str) -> None:

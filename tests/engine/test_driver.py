@@ -375,9 +375,8 @@ class Watched:
         with self.sandbox.execute(execution, output, cancelled) as result:
             yield result
 
-    @property
-    def starts(self) -> int:
-        return self.sandbox.starts
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.sandbox, name)
 
     def forget(self) -> None:
         self.sandbox.forget()

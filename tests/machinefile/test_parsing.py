@@ -8,13 +8,14 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lark import Lark, lexer
 
 from machinefile.errors import MachinefileError
 from machinefile.instructions import Form, Instruction, Machinefile
 from machinefile.parser import parse
 from machinefile.printer import to_text
 from machinefile.source import Source
-from machinefile.syntax import STARTS, grammar_text
+from machinefile.syntax import STARTS, grammar, grammar_text
 from machinefile.syntax_json import to_json
 from machinefile.vocabulary import INSTRUCTIONS
 
@@ -259,6 +260,15 @@ def _shape(machinefile: Machinefile) -> object:
 @pytest.mark.parametrize("name", sorted(STARTS))
 def test_the_grammars_have_no_ambiguity(name: str) -> None:
     pytest.importorskip("interegular", reason="Lark's strict mode needs it")
-    from lark import Lark
-
     Lark(grammar_text(name), parser="lalr", lexer="contextual", start=list(STARTS[name]), strict=True)
+
+
+@pytest.mark.parametrize("name", sorted(STARTS))
+def test_a_start_does_not_look_for_ambiguities(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compare(*_: object) -> None:
+        pytest.fail("all terminals are compared with one another")
+
+    monkeypatch.setattr("lark.lexer._check_regex_collisions", compare)
+    monkeypatch.setattr("lark.lexer.has_interegular", True)
+    grammar.__wrapped__(name)
+    assert lexer.has_interegular, "who asks for it gets it"

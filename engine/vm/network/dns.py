@@ -9,10 +9,10 @@ import re
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 
 from engine.vm.network.addresses import is_special, parse_address
+from machinefile.values import dataclass
 
 _HEADER = struct.Struct(">HHHHHH")
 _LABEL = re.compile(rb"[A-Za-z0-9_-]{1,63}")

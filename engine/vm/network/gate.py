@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from engine.events import Reached
 from engine.vm.network.addresses import (
     GATEWAY,
@@ -20,6 +18,7 @@ from engine.vm.network.packets import Packet, Protocol, datagram, flow_key, is_a
 from engine.vm.network.rules import EgressPolicy
 from machinefile.hosts import HOST_GATEWAY
 from machinefile.imageconfig import Pairs
+from machinefile.values import dataclass
 
 MOST_REACHED = 500
 """Entries of a log; what comes after them is only counted."""

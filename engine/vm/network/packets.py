@@ -6,10 +6,10 @@ Sources: RFC 791, 792, 793, 768, 826.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 
 from engine.vm.network.addresses import GUEST
+from machinefile.values import dataclass
 
 _ETHERNET, _IP = 14, 20
 _ARP = bytes.fromhex("0001080006040001")

@@ -16,11 +16,12 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from engine.vm.network.dns import Answer, Code, Lookup, Question, ask_host
 from engine.vm.network.gate import Gate
 from engine.vm.network.packets import Packet
+from machinefile.values import dataclass
 
 _CHUNK = 1 << 18
 _LARGEST_FRAME = 1 << 17

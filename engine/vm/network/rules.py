@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from engine.vm.network.addresses import GATEWAY, HOST_NAME, is_special, parse_address
 from machinefile.errors import UsageError
 from machinefile.hosts import HOST_GATEWAY
+from machinefile.values import dataclass
 
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")

@@ -106,8 +106,8 @@ def test_a_machine_that_was_made_for_another_command_is_not_taken(tmp_path: Path
     do(box, replace(FIRST, then=FIRST.outlook))
     all_are_there(box)
     do(box, other)
-    assert (len(hypervisor.machines), box.starts) == (3, 2)
     box.forget()
+    assert (len(hypervisor.machines), box.starts) == (3, 2)
     assert not list((tmp_path / "run").iterdir())
 
 
