@@ -75,6 +75,7 @@ class Build:
         self._labels: dict[str, str] = {}
         self._after_runs: Mapping[str, Run] = {}
         self._stood_on: frozenset[str] = frozenset()
+        self._begun: set[str] = set()
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
         self._lost: dict[str, LostLayerError] = {}
@@ -123,6 +124,13 @@ class Build:
         needed = read.union(self._plan.root_of(step_id) for step_id in goals if whole)
         jobs: list[Job] = []
         pulled: dict[str, str] = {}
+        ahead: dict[str, Step] = {}
+        if missing:
+            from engine.following import following
+
+            found = following(to_run)
+            self._after_runs, self._stood_on = found.after_run, found.stood_on
+            ahead = dict(found.after_copies)
         for planned in shown:
             step = planned.step
             if step.id in needed and not planned.hit:
@@ -130,6 +138,8 @@ class Build:
                 first = pulled.setdefault(self._plan.bases[step.id].digest, step.id)
                 jobs.append(Job(step.id, {first} - {step.id}, partial(self._pull, planned, step.id in read)))
             elif step.id in missing:
+                if step.parent is not None and (waiting := ahead.pop(step.parent, None)) is not None:
+                    jobs.append(self._ahead(step.parent, waiting))
                 jobs.append(Job(step.id, self._needs(planned), partial(self._bring, planned)))
             else:
                 self._note_hit(planned)
@@ -137,12 +147,6 @@ class Build:
             jobs += [
                 Job(f"layers of {one}", {one, self._plan.root_of(one)}, partial(self._complete, one)) for one in goals
             ]
-        if missing:
-            from engine.following import following
-
-            found = following(to_run)
-            self._after_runs, self._stood_on = found.after_run, found.stood_on
-            jobs = [*(self._ahead(*one) for one in found.after_copies.items()), *jobs]
         try:
             carry_out(jobs, self._jobs, self._cancelled)
         finally:
@@ -158,19 +162,20 @@ class Build:
     def _step_span(self, planned: PlannedStep, outcome: str) -> Span:
         return span(self._labels[planned.step.id], "step", step=planned.step.id, key=planned.key, outcome=outcome)
 
-    def _ahead(self, step_id: str, operation: Run) -> Job:
+    def _ahead(self, below: str, step: Step) -> Job:
         """Restores the machine of a command while what is copied for it still comes."""
 
         def expect(stop: threading.Event) -> None:
             from engine.steps import run
 
             # What is wrong here is told by the step that needs it.
-            with suppress(MbuildError), span("expect", "step", step=step_id):
-                self._supply.bring(self._results[step_id].layers, stop, self._plan.base_of(step_id).layers)
-                disks = self._layers.disks(self.layers_of(step_id))
-                self._sandbox.expect(run.outlook_of(operation, disks, self.provisions))
+            with suppress(MbuildError), span("expect", "step", step=below):
+                self._supply.bring(self._results[below].layers, stop, self._plan.base_of(below).layers)
+                disks = self._layers.disks(self.layers_of(below))
+                if step.id not in self._begun and isinstance(step.operation, Run):  # else nobody would take it
+                    self._sandbox.expect(run.outlook_of(step.operation, disks, self.provisions), stop)
 
-        return Job(f"ahead of {step_id}", {step_id, self._plan.root_of(step_id)}, expect)
+        return Job(f"ahead of {step.id}", {below, self._plan.root_of(below)}, expect)
 
     def is_here(self, goals: Sequence[str]) -> bool:
         """Whether all layers of these steps are in the store, and `run` has nothing to do for them."""
@@ -240,6 +245,7 @@ class Build:
 
     def _bring(self, planned: PlannedStep, stop: threading.Event) -> None:
         """Have a step's result. What cannot be done for want of a layer does not stop what can."""
+        self._begun.add(planned.step.id)
         missed = [self._lost[step_id] for step_id in self._sources([planned]) if step_id in self._lost]
         try:
             if missed:

@@ -114,9 +114,9 @@ class BoundedSandbox:
         with self._capacity.room(shape, cancelled):
             self._sandbox.merge(newer, into, shape, cancelled)
 
-    def expect(self, outlook: Outlook) -> None:
+    def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
         """As the sandbox does it: one that waits takes next to nothing."""
-        self._sandbox.expect(outlook)
+        self._sandbox.expect(outlook, cancelled)
 
     def forget(self) -> None:
         """As the sandbox does it."""

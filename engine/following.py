@@ -19,7 +19,7 @@ class Following:
 
     after_run: Mapping[str, Run]
     """By the ids of commands to be run: the first that stands on what such a command changes."""
-    after_copies: Mapping[str, Run]
+    after_copies: Mapping[str, Step]
     """By the ids of steps that are there: the first that stands on layers which are only copied on top of them."""
     stood_on: frozenset[str]
     """The ids of the steps to be run that a command to be run stands on: of each of their layers it needs the disk."""
@@ -29,7 +29,7 @@ def following(to_run: Sequence[PlannedStep]) -> Following:
     """`to_run` is in an order that the steps can run in."""
     by_id = {planned.step.id: planned.step for planned in to_run}
     after_run: dict[str, Run] = {}
-    after_copies: dict[str, Run] = {}
+    after_copies: dict[str, Step] = {}
     for planned in to_run:
         operation = planned.step.operation
         if not isinstance(operation, Run) or any(mount.type in _WITH_DISKS for mount in operation.mounts):
@@ -39,7 +39,7 @@ def following(to_run: Sequence[PlannedStep]) -> Following:
             step = by_id.get(below)
             if step is None:
                 if layers:
-                    after_copies.setdefault(below, operation)
+                    after_copies.setdefault(below, planned.step)
                 break
             layers += step.makes_layer
             if isinstance(step.operation, Run):

@@ -85,7 +85,12 @@ class Waker:
         return self._wake(execution.outlook, template, cancelled, extra=extra, caches=caches, ports=execution.ports)
 
     def wake_ahead(self, outlook: Outlook, cancelled: threading.Event) -> Awake:
-        """A machine for a command whose topmost layers are still to come. Raises as `wake`, and for templates."""
+        """A machine for a command whose topmost layers are still to come.
+
+        Raises as `wake`, for templates, and InterruptedBuildError.
+        """
+        if cancelled.is_set():
+            raise InterruptedBuildError
         with span("restore ahead", "vm"):
             with span("template", "vm"):
                 template = self.hypervisor.template(outlook.shape, cancelled)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from engine import process
 from engine.vm.guest import DiskMap, Region
+from engine.vm.qemu_argv import DISK_SIZE
 from machinefile.errors import HostError
 from machinefile.values import dataclass
 
@@ -82,7 +83,8 @@ class Disks:
 
     def room_for(self, layers: Sequence[Path]) -> bool:
         """Whether these can still be laid on top."""
-        if len(layers) > len(self.spare):
+        there = len(self.map.layers) + len(self.map.extra)
+        if len(layers) > len(self.spare) or there + len(layers) > LAYER_LIMIT:
             return False
         try:
             return all(layer.stat().st_size <= SPARE_SIZE for layer in layers)
@@ -111,7 +113,7 @@ def make_disks(
     """Make the descriptors and the files behind them in a machine's folder. `extra`: further layers, for mounts;
     `caches`: disks that are written to where they are; `spare`: how many layers may be added later.
 
-    Raises HostError: `layer-missing`, `layers-too-many`, `disk-unusable`.
+    Raises HostError: `layer-missing`, `layers-too-many`, `disks-too-large`, `disk-unusable`.
     """
     if len(layers) + len(extra) > LAYER_LIMIT:
         raise HostError(
@@ -122,6 +124,7 @@ def make_disks(
     with _disk_errors(folder):
         parts = _write_layers(folder, (*layers, *extra), spare)
         size = scratch.stat().st_size
+        _check_size(size + sum(cache.stat().st_size for cache in caches))
         copy_sparse(scratch, folder / _SCRATCH)
         with (folder / "changes").open("wb") as changes:
             changes.truncate(CHANGES_SIZE)
@@ -135,6 +138,16 @@ def make_disks(
     where = DiskMap(known, first, second, others_known, tuple(others))
     spares = parts[len(parts) - spare :]
     return Disks("layers.vmdk" if parts else None, "writable.vmdk", where, folder / "changes", spares)
+
+
+def _check_size(size: int) -> None:
+    most = DISK_SIZE - CHANGES_SIZE
+    if size > most:
+        raise HostError(
+            f"the step's disk and its caches have {size >> 30} GiB together; a microVM takes {most >> 30}",
+            code="disks-too-large",
+            hint="give it less with MACHINE disk=, or new caches less with MBUILD_CACHE_MOUNT_BYTES",
+        )
 
 
 def _write_layers(folder: Path, layers: Sequence[Path], spare: int) -> tuple[Region, ...]:

@@ -167,8 +167,9 @@ class Sandbox(Protocol):
         """
         ...
 
-    def expect(self, outlook: Outlook) -> None:
-        """Begin to restore a machine for a command to come. Waits for nothing, and fails in silence."""
+    def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
+        """Begin to restore a machine for a command to come, unless `cancelled` is set. Waits for nothing, and fails in
+        silence."""
         ...
 
     def forget(self) -> None:

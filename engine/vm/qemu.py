@@ -21,7 +21,7 @@ from engine.vm.known import known
 from engine.vm.network.pump import Pump, Wires, open_wires
 from engine.vm.qemu_argv import MachineSpec, qemu_argv
 from engine.vm.qmp import request
-from machinefile.errors import HostError
+from machinefile.errors import HostError, InterruptedBuildError
 from machinefile.steps import MachineShape
 from machinefile.values import dataclass
 
@@ -31,6 +31,8 @@ _SHOWN = 2000
 """Characters of a log that an error shows."""
 _READ = 64 << 10
 """Bytes of a log's end that are looked through: what a panic dumps after its first line may be long."""
+_POLL = 0.05
+"""Seconds between two looks at `cancelled`."""
 _PANIC = "Kernel panic"
 
 
@@ -201,11 +203,16 @@ class QemuHypervisor:
         from engine.vm.template import TemplateMaker
 
         shape = replace(shape, disk=0)  # the disk is no part of what is frozen
-        with self._lock:
+        while not self._lock.acquire(timeout=_POLL):  # for another shape it may take a minute
+            if cancelled.is_set():
+                raise InterruptedBuildError
+        try:
             if shape not in self._templates:
                 maker = TemplateMaker(self._vm_dir, self.qemu, self.kernel, self._observer)
                 self._templates[shape] = maker.get(shape, self.accelerator(cancelled), cancelled)
             return self._templates[shape]
+        finally:
+            self._lock.release()
 
     def template_key(self, shape: MachineShape, cancelled: threading.Event) -> str:
         """What the template for a shape is called, be it there or not. Raises HostError, InterruptedBuildError."""

@@ -113,9 +113,9 @@ class MicroVmSandbox:
         with self._come_alive(execution, template, cancelled) as run, _breakdowns(run):
             run.awake.channel.call([guestmounts.merge_row(), *guestmounts.take_apart(execution)], _COLLECT_TIMEOUT)
 
-    def expect(self, outlook: Outlook) -> None:
+    def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
         """Begin to restore a machine for a command to come; see Sandbox."""
-        self._ahead.expect(outlook)
+        self._ahead.expect(outlook, cancelled)
 
     def forget(self) -> None:
         """End the machines that wait for commands; see Sandbox."""
@@ -137,7 +137,7 @@ class MicroVmSandbox:
     ) -> Result:
         with self._come_alive(execution, template, cancelled) as run:
             if execution.then is not None:
-                self._ahead.expect(execution.then)
+                self._ahead.expect(execution.then, cancelled)
             result = _carry_out(run, execution, output)
             # Its folder outlives the machine: what the step changed is read from there.
             stack.enter_context(run.awake.home.pop_all())

@@ -136,22 +136,28 @@ def started(mbuild: Mbuild, text: str) -> Iterator[tuple[subprocess.Popen[bytes]
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_build_that_is_interrupted_leaves_nothing_running(mbuild: Mbuild, busybox: str, number: int) -> None:
-    text = f"FROM {busybox}\nRUN echo kept > /kept\nRUN echo ready; sleep 1000\n"
+    text = f"FROM {busybox}\nRUN echo kept > /kept\nRUN echo ready; sleep 1000\nRUN echo next\n"
     with started(mbuild, text) as (process, log):
+        assert wait_until(lambda: len(mbuild.machines()) == 2), "the next one's waits"
+        folders = [Path(f"/proc/{pid}/cwd").readlink() for pid in mbuild.machines()]
         assert interrupt(process, number) == 130
         assert "Traceback" not in log.read_text()
     assert mbuild.machines() == []
+    assert not any(folder.exists() for folder in folders)
     assert mbuild.left_over() == []
-    assert mbuild.build(mbuild.context(text.replace("sleep 1000", "true")))["steps"]["run"] == 1  # type: ignore[index]
+    assert mbuild.build(mbuild.context(text.replace("sleep 1000", "true")))["steps"]["run"] == 2  # type: ignore[index]
 
 
 def test_a_build_that_is_killed_takes_its_machine_along_and_the_next_one_cleans_up(
     mbuild: Mbuild, busybox: str
 ) -> None:
-    with started(mbuild, f"FROM {busybox}\nRUN echo ready; sleep 1000\n") as (process, _):
+    with started(mbuild, f"FROM {busybox}\nRUN echo ready; sleep 1000\nRUN echo next\n") as (process, _):
+        assert wait_until(lambda: len(mbuild.machines()) == 2), "the next one's waits"
+        folders = [Path(f"/proc/{pid}/cwd").readlink() for pid in mbuild.machines()]
         assert interrupt(process, signal.SIGKILL) == -signal.SIGKILL
     assert wait_until(lambda: mbuild.machines() == [])
     assert mbuild.build(mbuild.context(f"FROM {busybox}\nRUN true\n"))["steps"]["run"] == 1  # type: ignore[index]
+    assert not any(folder.exists() for folder in folders)
     assert mbuild.left_over() == []
 
 
