@@ -1,8 +1,10 @@
-"""`dataclass`, as of the standard library, which writes the methods of a class when its first object is made.
+"""`dataclass`, as of the standard library, which writes the methods of a class when they are needed.
 
-Of some two hundred classes that a command imports it makes objects of a few dozen, and the standard library takes half
-a millisecond to write and compile the methods of one: that was a third of a build in which nothing ran. So a class with
-slots is given those at once, and the rest, by the standard library itself, when something asks for it.
+Of some two hundred classes that a command imports it makes objects of a few dozen, and the standard library takes most
+of a millisecond to write and compile the methods of one: that was half of a build in which nothing ran. So a class with
+slots is given those at once; `__init__` is written here, when its first object is made, `__eq__` and `__hash__` need no
+compiling; and the rest is written by the standard library itself when something asks for it. Until then
+inspect.signature does not know what a class takes.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import dataclasses
 import sys
 import threading
 from collections.abc import Callable
+from operator import attrgetter
+from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,21 +22,26 @@ if TYPE_CHECKING:
 else:
 
     def dataclass(cls: type | None = None, /, **options: bool) -> Any:
-        """As dataclasses.dataclass: the same options, the same class once there is an object of it."""
+        """As dataclasses.dataclass: the same options, and a class that does the same."""
         return (lambda given: _begun(given, options)) if cls is None else _begun(cls, options)
 
 
 _FIELDS, _PARAMS = "__dataclass_fields__", "__dataclass_params__"
-_WRITTEN = (
-    *("__repr__", "__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__setattr__", "__delattr__"),
-    *("__match_args__", "__replace__", "__getstate__", "__setstate__", "__doc__", _PARAMS, _FIELDS),
-    "__init__",  # last: a thread that finds it finds all others
-)
-_KNOWN = frozenset(("frozen", "slots", "order", "repr"))
+_ORDER = ("__lt__", "__le__", "__gt__", "__ge__")
+_FROZEN = ("__setattr__", "__delattr__", "__getstate__", "__setstate__")
+_REPLACE = ("__replace__",) if sys.version_info >= (3, 13) else ()
+_OURS = frozenset(("__init__", "__eq__", "__hash__", "__match_args__", "__slots__", *_ORDER, *_FROZEN, "__replace__"))
+"""What a class that writes it itself is left to the standard library for."""
+_OPTIONS = frozenset(("frozen", "slots", "order", "repr"))
 _SPECIAL = ("ClassVar", "InitVar", "KW_ONLY")
 _TEXTUAL = sys.version_info < (3, 14)
 """Whether a class's annotations are strings in its dictionary, where the module asks for that."""
+_MADE: Any = object()
+"""Stands, in a signature, for what a factory gives."""
 _lock = threading.RLock()  # finishing a class finishes those that it stands on
+_Fields = dict[str, "dataclasses.Field[Any]"]
+_begun_with: dict[type, tuple[_Fields, bool]] = {}
+"""The fields of each class that was begun here, also those it inherits, and whether it is frozen."""
 
 
 class _Awaited:
@@ -50,12 +59,18 @@ class _Awaited:
 
 
 def _begun(cls: type, options: dict[str, bool]) -> type:
-    """The class with its slots, and with what finishes it."""
-    annotations = vars(cls).get("__annotations__", {})
-    if not _TEXTUAL or not options.get("slots") or not options.keys() <= _KNOWN or not _is_plain(cls, annotations):
+    """The class with its slots, and with what writes the rest; as the standard library makes it where it is not one of
+    the plain ones that are known here."""
+    fields = _fields(cls, options)
+    if fields is None:
         whole: type = dataclasses.dataclass(**options)(cls)
         return whole
-    begun = _slotted(cls, tuple(annotations))
+    begun = _slotted(cls)
+    is_frozen = options.get("frozen", False)
+    _begun_with[begun] = fields, is_frozen
+    late = (*(_ORDER if options.get("order") else ()), *(_FROZEN if is_frozen else ()), *_REPLACE)
+    if options.get("repr", True) and "__repr__" not in cls.__dict__:
+        late = (*late, "__repr__")
     finished = False
 
     def finish() -> None:
@@ -63,37 +78,134 @@ def _begun(cls: type, options: dict[str, bool]) -> type:
         with _lock:
             if finished:
                 return
-            written = dataclasses.dataclass(**options)(cls).__dict__
-            for name in _WRITTEN:
-                if name in written:
-                    setattr(begun, name, written[name])
+            # Of a copy each time: who is interrupted in here may come again.
+            written = dataclasses.dataclass(**options)(_copied(cls, dict(cls.__dict__))).__dict__
+            for name in (*late, "__doc__", _PARAMS, _FIELDS):
+                setattr(begun, name, written[name])
             finished = True
 
     def __init__(self: object, *args: object, **kwargs: object) -> None:  # noqa: N807
-        finish()
+        setattr(begun, "__init__", _written_init(begun, fields, is_frozen))  # noqa: B010
         begun.__init__(self, *args, **kwargs)  # type: ignore[misc]
 
     setattr(begun, "__init__", __init__)  # noqa: B010
+    setattr(begun, "__match_args__", tuple(fields))  # noqa: B010
+    _compare(begun, tuple(name for name, field in fields.items() if field.compare), is_frozen)
+    for name in late:
+        setattr(begun, name, _late(begun, name, finish))
     for name in (_PARAMS, _FIELDS):
         setattr(begun, name, _Awaited(name, finish))
     return begun
 
 
-def _is_plain(cls: type, annotations: dict[str, object]) -> bool:
-    """Whether each annotation is a field of the class's objects."""
-    texts = [one for one in annotations.values() if isinstance(one, str)]
-    if len(texts) < len(annotations) or "__init__" in cls.__dict__:
-        return False
-    return not any(word in text for text in texts for word in _SPECIAL)
+def _fields(cls: type, options: dict[str, bool]) -> _Fields | None:
+    """The fields of a class in the order of their arguments; None for one that is not plain."""
+    annotations = vars(cls).get("__annotations__", {})
+    if not (_TEXTUAL and options.get("slots") and options.keys() <= _OPTIONS) or not _OURS.isdisjoint(cls.__dict__):
+        return None
+    fields: _Fields = {}
+    for base in cls.__mro__[:0:-1]:
+        if base in _begun_with:
+            inherited, is_frozen = _begun_with[base]
+            if is_frozen != options.get("frozen", False):
+                return None
+            fields |= inherited
+        elif _FIELDS in base.__dict__:
+            return None
+    for name, text in annotations.items():
+        field = _field(cls, name, text)
+        if field is None:
+            return None
+        fields[name] = field
+    has_default = [not _is_required(field) for field in fields.values()]
+    return fields if has_default == sorted(has_default) and "self" not in fields else None
 
 
-def _slotted(cls: type, names: tuple[str, ...]) -> type:
+def _field(cls: type, name: str, text: object) -> dataclasses.Field[Any] | None:
+    """What an annotation says of a field; None for what is none, or one out of the ordinary."""
+    if not isinstance(text, str) or any(word in text for word in _SPECIAL):
+        return None
+    given = getattr(cls, name, dataclasses.MISSING)
+    if isinstance(given, MemberDescriptorType):  # of a class that this one stands on
+        given = dataclasses.MISSING
+    field: Any = given if isinstance(given, dataclasses.Field) else dataclasses.field(default=given)
+    is_plain = field.init and field.hash is None and field.kw_only is dataclasses.MISSING
+    return field if is_plain and type(field.default).__hash__ is not None else None
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _written_init(cls: type, fields: _Fields, is_frozen: bool) -> Any:
+    """The `__init__` of a class, compiled."""
+    space: dict[str, Any] = {"__name__": cls.__module__, "__made": _MADE, "__put": object.__setattr__}
+    arguments, lines = ["self"], []
+    for name, field in fields.items():
+        argument = value = name
+        if field.default is not dataclasses.MISSING:
+            argument, space[f"__default_{name}"] = f"{name}=__default_{name}", field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            argument, space[f"__factory_{name}"] = f"{name}=__made", field.default_factory
+            value = f"__factory_{name}() if {name} is __made else {name}"
+        arguments.append(argument)
+        lines.append(f" __put(self,{name!r},{value})" if is_frozen else f" self.{name}={value}")
+    if hasattr(cls, "__post_init__"):
+        lines.append(" self.__post_init__()")
+    text = f"def __init__({','.join(arguments)}):\n" + "\n".join(lines or [" pass"])
+    exec(compile(text, "<values>", "exec"), space)  # noqa: S102  # as the standard library does; it has names alone
+    written = space["__init__"]
+    written.__qualname__ = f"{cls.__qualname__}.__init__"
+    return written
+
+
+def _compare(cls: type, names: tuple[str, ...], is_frozen: bool) -> None:
+    """Make objects equal whose fields of these names are, and give those of a frozen class their hash."""
+    if len(names) > 1:
+        values: Callable[[Any], tuple[Any, ...]] = attrgetter(*names)
+    elif names:
+        value = attrgetter(*names)
+
+        def values(one: Any) -> tuple[Any, ...]:
+            return (value(one),)
+    else:
+
+        def values(one: Any) -> tuple[Any, ...]:
+            return ()
+
+    def __eq__(self: Any, other: Any) -> bool:  # noqa: N807
+        return values(self) == values(other) if other.__class__ is self.__class__ else NotImplemented
+
+    def __hash__(self: Any) -> int:  # noqa: N807
+        return hash(values(self))
+
+    setattr(cls, "__eq__", __eq__)  # noqa: B010
+    setattr(cls, "__hash__", __hash__ if is_frozen else None)  # noqa: B010
+
+
+def _late(cls: type, name: str, finish: Callable[[], None]) -> Any:
+    """A method that is written when it is first called."""
+
+    def late(self: object, *args: object, **kwargs: object) -> object:
+        finish()
+        return getattr(cls, name)(self, *args, **kwargs)
+
+    return late
+
+
+def _slotted(cls: type) -> type:
     """The class again, with slots: they cannot be given to one that is there."""
+    names = vars(cls).get("__annotations__", {})
     inherited = {slot for base in cls.__mro__[1:-1] for slot in _slots_of(base)}
     content = {name: value for name, value in cls.__dict__.items() if name not in names}
+    content["__slots__"] = tuple(name for name in names if name not in inherited)
+    return _copied(cls, content)
+
+
+def _copied(cls: type, content: dict[str, Any]) -> type:
+    """A class of the same name with that in it."""
     content.pop("__dict__", None)
     content.pop("__weakref__", None)
-    content["__slots__"] = tuple(name for name in names if name not in inherited)
     made = type(cls)(cls.__name__, cls.__bases__, content)
     made.__qualname__ = cls.__qualname__
     return made
