@@ -1,10 +1,10 @@
 """`dataclass`, as of the standard library, which writes the methods of a class when they are needed.
 
 Of some two hundred classes that a command imports it makes objects of a few dozen, and the standard library takes most
-of a millisecond to write and compile the methods of one: that was half of a build in which nothing ran. So a class with
-slots is given those at once; `__init__` is written here, when its first object is made, `__eq__` and `__hash__` need no
-compiling; and the rest is written by the standard library itself when something asks for it. Until then
-inspect.signature does not know what a class takes.
+of a millisecond to write and compile the methods of one: that was half of a build in which nothing ran. So a class is
+given its slots and fields at once; `__init__` is written here, when its first object is made; what compares, hashes and
+guards objects needs no compiling; and the rest is written by the standard library itself when something asks for it.
+Until there is an object, inspect.signature does not know what a class takes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,18 @@ else:
 
 _FIELDS, _PARAMS = "__dataclass_fields__", "__dataclass_params__"
 _ORDER = ("__lt__", "__le__", "__gt__", "__ge__")
-_FROZEN = ("__setattr__", "__delattr__", "__getstate__", "__setstate__")
+_FROZEN = ("__setattr__", "__delattr__")
+_STATE = ("__getstate__", "__setstate__")
 _REPLACE = ("__replace__",) if sys.version_info >= (3, 13) else ()
-_OURS = frozenset(("__init__", "__eq__", "__hash__", "__match_args__", "__slots__", *_ORDER, *_FROZEN, "__replace__"))
+_OURS = frozenset(
+    ("__init__", "__eq__", "__hash__", "__match_args__", "__slots__", *_ORDER, *_FROZEN, *_STATE, "__replace__")
+)
 """What a class that writes it itself is left to the standard library for."""
 _OPTIONS = frozenset(("frozen", "slots", "order", "repr"))
 _SPECIAL = ("ClassVar", "InitVar", "KW_ONLY")
 _TEXTUAL = sys.version_info < (3, 14)
 """Whether a class's annotations are strings in its dictionary, where the module asks for that."""
+_FIELD: Any = vars(dataclasses)["_FIELD"]
 _MADE: Any = object()
 """Stands, in a signature, for what a factory gives."""
 _lock = threading.RLock()  # finishing a class finishes those that it stands on
@@ -45,31 +49,31 @@ _begun_with: dict[type, tuple[_Fields, bool]] = {}
 
 
 class _Awaited:
-    """Stands for what tells of a class's fields, until that is asked for."""
+    """Stands for what the class was made with, until that is asked for."""
 
-    __slots__ = ("_finish", "_name")
+    __slots__ = ("_finish",)
 
-    def __init__(self, name: str, finish: Callable[[], None]) -> None:
-        self._name = name
+    def __init__(self, finish: Callable[[], None]) -> None:
         self._finish = finish
 
     def __get__(self, _: object, owner: type) -> object:
         self._finish()
-        return getattr(owner, self._name)
+        return getattr(owner, _PARAMS)
 
 
 def _begun(cls: type, options: dict[str, bool]) -> type:
-    """The class with its slots, and with what writes the rest; as the standard library makes it where it is not one of
+    """The class with its fields, and with what writes the rest; as the standard library makes it where it is not one of
     the plain ones that are known here."""
     fields = _fields(cls, options)
     if fields is None:
         whole: type = dataclasses.dataclass(**options)(cls)
         return whole
-    begun = _slotted(cls)
-    is_frozen = options.get("frozen", False)
+    content = dict(cls.__dict__)
+    is_frozen, has_slots = options.get("frozen", False), options.get("slots", False)
+    begun = _slotted(cls, tuple(fields)) if has_slots else _defaulted(cls)
     _begun_with[begun] = fields, is_frozen
-    late = (*(_ORDER if options.get("order") else ()), *(_FROZEN if is_frozen else ()), *_REPLACE)
-    if options.get("repr", True) and "__repr__" not in cls.__dict__:
+    late = (*(_ORDER if options.get("order") else ()), *(_STATE if is_frozen and has_slots else ()), *_REPLACE)
+    if options.get("repr", True) and "__repr__" not in content:
         late = (*late, "__repr__")
     finished = False
 
@@ -79,8 +83,8 @@ def _begun(cls: type, options: dict[str, bool]) -> type:
             if finished:
                 return
             # Of a copy each time: who is interrupted in here may come again.
-            written = dataclasses.dataclass(**options)(_copied(cls, dict(cls.__dict__))).__dict__
-            for name in (*late, "__doc__", _PARAMS, _FIELDS):
+            written = dataclasses.dataclass(**options)(_copied(cls, dict(content))).__dict__
+            for name in (*late, "__doc__", _PARAMS):
                 setattr(begun, name, written[name])
             finished = True
 
@@ -91,17 +95,19 @@ def _begun(cls: type, options: dict[str, bool]) -> type:
     setattr(begun, "__init__", __init__)  # noqa: B010
     setattr(begun, "__match_args__", tuple(fields))  # noqa: B010
     _compare(begun, tuple(name for name, field in fields.items() if field.compare), is_frozen)
+    if is_frozen:
+        _freeze(begun, frozenset(fields))
     for name in late:
         setattr(begun, name, _late(begun, name, finish))
-    for name in (_PARAMS, _FIELDS):
-        setattr(begun, name, _Awaited(name, finish))
+    setattr(begun, _FIELDS, fields)
+    setattr(begun, _PARAMS, _Awaited(finish))
     return begun
 
 
 def _fields(cls: type, options: dict[str, bool]) -> _Fields | None:
     """The fields of a class in the order of their arguments; None for one that is not plain."""
     annotations = vars(cls).get("__annotations__", {})
-    if not (_TEXTUAL and options.get("slots") and options.keys() <= _OPTIONS) or not _OURS.isdisjoint(cls.__dict__):
+    if not (_TEXTUAL and options.keys() <= _OPTIONS and _OURS.isdisjoint(cls.__dict__)):
         return None
     fields: _Fields = {}
     for base in cls.__mro__[:0:-1]:
@@ -130,7 +136,13 @@ def _field(cls: type, name: str, text: object) -> dataclasses.Field[Any] | None:
         given = dataclasses.MISSING
     field: Any = given if isinstance(given, dataclasses.Field) else dataclasses.field(default=given)
     is_plain = field.init and field.hash is None and field.kw_only is dataclasses.MISSING
-    return field if is_plain and type(field.default).__hash__ is not None else None
+    if not is_plain or type(field.default).__hash__ is None:
+        return None
+    # As the standard library leaves it, which has no other way to make one that `fields` and `replace` take.
+    field.name, field.type, field.kw_only = name, text, False
+    field._field_type = _FIELD
+    plain: dataclasses.Field[Any] = field
+    return plain
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
@@ -183,6 +195,23 @@ def _compare(cls: type, names: tuple[str, ...], is_frozen: bool) -> None:
     setattr(cls, "__hash__", __hash__ if is_frozen else None)  # noqa: B010
 
 
+def _freeze(cls: Any, names: frozenset[str]) -> None:
+    """Let nothing change the fields of these names, nor anything else of an object of just this class."""
+
+    def __setattr__(self: Any, name: str, value: object) -> None:  # noqa: N807
+        if type(self) is cls or name in names:
+            raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+        super(cls, self).__setattr__(name, value)
+
+    def __delattr__(self: Any, name: str) -> None:  # noqa: N807
+        if type(self) is cls or name in names:
+            raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+        super(cls, self).__delattr__(name)
+
+    setattr(cls, "__setattr__", __setattr__)  # noqa: B010
+    setattr(cls, "__delattr__", __delattr__)  # noqa: B010
+
+
 def _late(cls: type, name: str, finish: Callable[[], None]) -> Any:
     """A method that is written when it is first called."""
 
@@ -193,13 +222,23 @@ def _late(cls: type, name: str, finish: Callable[[], None]) -> Any:
     return late
 
 
-def _slotted(cls: type) -> type:
+def _slotted(cls: type, names: tuple[str, ...]) -> type:
     """The class again, with slots: they cannot be given to one that is there."""
-    names = vars(cls).get("__annotations__", {})
     inherited = {slot for base in cls.__mro__[1:-1] for slot in _slots_of(base)}
     content = {name: value for name, value in cls.__dict__.items() if name not in names}
     content["__slots__"] = tuple(name for name in names if name not in inherited)
     return _copied(cls, content)
+
+
+def _defaulted(cls: type) -> type:
+    """The class itself, with its fields' defaults as attributes in the place of what tells of the fields."""
+    for name, value in list(cls.__dict__.items()):
+        if isinstance(value, dataclasses.Field) and name in vars(cls)["__annotations__"]:
+            if value.default is dataclasses.MISSING:
+                delattr(cls, name)
+            else:
+                setattr(cls, name, value.default)
+    return cls
 
 
 def _copied(cls: type, content: dict[str, Any]) -> type:
