@@ -33,8 +33,13 @@ _WORD = (1 << 64) - 1
 
 def stamp_of(status: os.stat_result) -> bytes:
     """What does not stay the same when a file is written to or replaced: device, inode, size, mtime, ctime."""
-    numbers = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    return _STAMP.pack(*(number & _WORD for number in numbers))
+    return _STAMP.pack(
+        status.st_dev & _WORD,
+        status.st_ino & _WORD,
+        status.st_size & _WORD,
+        status.st_mtime_ns & _WORD,
+        status.st_ctime_ns & _WORD,
+    )
 
 
 class ContextDigests:

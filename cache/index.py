@@ -85,7 +85,8 @@ class Index:
 
     Each value is kept with a checksum that its name went into: one that was changed, or that is another entry's,
     counts as missing. A database that is damaged is set aside and begun anew: what it knew is built again. Threads may
-    share one: each has a connection of its own.
+    share one. What is there is read over a connection that only reads: diskcache writes its settings whenever it is
+    opened, a hundred statements that a build in which nothing is new can do without.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -94,6 +95,9 @@ class Index:
         self._identity: _Identity | None = None
         """Of the database's file that is open."""
         self._lock = threading.Lock()
+        self._reader: tuple[sqlite3.Connection, _Identity] | None = None
+        """What reads, and the database's file that it has open."""
+        self._reading = threading.Lock()
 
     def get(self, kind: Kind, key: str) -> object | None:
         """The value, as json.loads gives it, or None. An entry that is damaged counts as missing."""
@@ -225,9 +229,42 @@ class Index:
         """Give back the database's files."""
         with self._lock:
             self._let_go()
+        with self._reading:
+            self._stop_reading()
 
     def _read(self, name: str) -> object:
-        return self._try(lambda cache: cache.get(name))
+        try:
+            with self._reading:
+                rows = self._rows("SELECT value FROM Cache WHERE key = ? AND raw = 1 AND mode = 1", name)
+        except sqlite3.Error:
+            rows = None
+        # What is not there, or is damaged, is diskcache's to make.
+        return self._try(lambda cache: cache.get(name)) if rows is None else rows[0][0] if rows else None
+
+    def _rows(self, query: str, *parameters: object) -> list[Any] | None:
+        """What a query finds; None where there is no database. Raises sqlite3.Error, and reads no more then."""
+        there = _identity(self._folder)
+        if self._reader is not None and self._reader[1] != there:
+            self._stop_reading()
+        if there is None:
+            return None
+        try:
+            if self._reader is None:
+                file = self._folder / _FILE
+                self._reader = (
+                    sqlite3.connect(file, timeout=60, isolation_level=None, check_same_thread=False),
+                    there,
+                )
+                self._reader[0].execute("PRAGMA mmap_size = 0")  # see _open
+            return self._reader[0].execute(query, parameters).fetchall()
+        except sqlite3.Error:
+            self._stop_reading()
+            raise
+
+    def _stop_reading(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader[0].close()
 
     def _try(self, action: Callable[[Any], _T]) -> _T:
         for again in (True, False):

@@ -58,18 +58,16 @@ class Record:
 
 def canonical(value: Value) -> bytes:
     """The bytes of a value, with its type and length: no two different values have the same."""
-    match value:
-        case None:
-            return b"n0:"
-        case bool():
-            return b"b1:1" if value else b"b1:0"
-        case int():
-            return _framed(b"i", str(value).encode())
-        case str():
-            return _framed(b"s", value.encode("utf-8", "surrogateescape"))
-        case tuple():
-            return _framed(b"t", b"".join(map(canonical, value)))
-
-
-def _framed(kind: bytes, content: bytes) -> bytes:
-    return b"%s%d:%s" % (kind, len(content), content)
+    # A COPY of 2,000 files has 10,000 values: the most frequent come first, without a call for each.
+    if isinstance(value, str):
+        content = value.encode("utf-8", "surrogateescape")
+        return b"s%d:%s" % (len(content), content)
+    if isinstance(value, tuple):
+        content = b"".join([canonical(one) for one in value])
+        return b"t%d:%s" % (len(content), content)
+    if value is None:
+        return b"n0:"
+    if isinstance(value, bool):
+        return b"b1:1" if value else b"b1:0"
+    content = b"%d" % value
+    return b"i%d:%s" % (len(content), content)

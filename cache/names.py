@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from cache.files import store_errors, write_atomically
@@ -53,8 +54,10 @@ class Names:
         return next((image for image in self.all() if image.name == name), None)
 
     def put(self, image: NamedImage) -> None:
-        """Give an image its name, taking it from whichever image had it."""
-        self._change(image.name, image)
+        """Give an image its name, taking it from whichever image had it. One that has it keeps the time, too."""
+        had = self.get(image.name)
+        if had is None or not had.kept or replace(had, kept=image.kept) != image or not self.is_sound():
+            self._change(image.name, image)
 
     def drop(self, name: str) -> None:
         """Forget a name."""

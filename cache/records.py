@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
 from collections.abc import Mapping
@@ -40,7 +39,7 @@ def pack(record: Record, instruction: str = "") -> dict[str, object] | None:
         return None
     import zstandard
 
-    packed = base64.b64encode(zstandard.ZstdCompressor(level=1).compress(raw)).decode()
+    packed = binascii.b2a_base64(zstandard.ZstdCompressor(level=1).compress(raw), newline=False).decode()
     return {"version": VERSION, "operation": record.operation, "packed": packed}
 
 
@@ -83,7 +82,7 @@ def _unpacked(packed: str) -> object:
     import zstandard
 
     try:
-        data = base64.b64decode(packed, validate=True)
+        data = binascii.a2b_base64(packed, strict_mode=True)
         # Not what its header says it comes to: that may be a lie.
         with zstandard.ZstdDecompressor(max_window_size=MAX_BYTES).stream_reader(data) as reader:
             raw = reader.read(MAX_BYTES + 1)

@@ -4,7 +4,6 @@ either, since names, the index and locks are written then."""
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -64,6 +63,8 @@ def release_reserve(root: Path) -> bool:
 
 def make_room(root: Path, *, aside: bool) -> None:
     """Remove what may go at any time and is written down nowhere; `aside`: older stores too. Fails in silence."""
+    import shutil
+
     with suppress(OSError):
         if not (root / "contexts").is_symlink():
             for path in (root / "contexts").iterdir():

@@ -32,7 +32,7 @@ def in_parallel(tasks: Sequence[Task[T]], limit: int, cancelled: threading.Event
     `cancelled` is set. What does not leave off in a second is abandoned: a thread that waits for a
     silent server must not keep the user waiting too.
     """
-    return _Group(tasks, limit, cancelled or threading.Event()).results()
+    return _Group(tasks, limit, cancelled or threading.Event()).results() if tasks else []
 
 
 class Background:

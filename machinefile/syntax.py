@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from machinefile.shapes import is_made_by
 from machinefile.trees import Node, Part, tree_of, written
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Memory:
             match entry:
                 case [str(grammar), str(rule), str(text), tree] if rule in STARTS.get(grammar, ()):
                     found = tree_of(tree, text)
-                    if found is not None:
+                    if found is not None and is_made_by(grammar, rule, found):
                         self._known[grammar, rule, text] = found
 
     def entries(self) -> Iterator[list[object]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+from functools import partial
+from typing import Any, NoReturn
 
 from engine.images.registry_flags import AUTHORITY, CONFIG, MIRROR, PLAIN_HTTP, RegistryFlags
 from machinefile.clocks import Clock
@@ -12,9 +13,26 @@ from machinefile.errors import UsageError
 from machinefile.steps import NetworkMode
 from mbuild.network import add_network_options
 
+_ANY_WIDTH = 80
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises UsageError (`usage`) and suggests the nearest option."""
+
+    def __init__(self, **options: Any) -> None:
+        """`options` as of argparse's."""
+        # It makes a formatter for each option that it is given, which asks how wide the terminal is.
+        super().__init__(formatter_class=partial(argparse.HelpFormatter, width=_ANY_WIDTH), **options)
+
+    def format_help(self) -> str:
+        """As of argparse's, for the terminal as wide as it is."""
+        self.formatter_class = argparse.HelpFormatter
+        return super().format_help()
+
+    def format_usage(self) -> str:
+        """As of argparse's, for the terminal as wide as it is."""
+        self.formatter_class = argparse.HelpFormatter
+        return super().format_usage()
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse."""

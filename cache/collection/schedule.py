@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -56,5 +55,6 @@ def allowance(root: Path) -> int | None:
             ) from error
     size = 0
     with suppress(OSError):
-        size = shutil.disk_usage(root).total
+        status = os.statvfs(root)
+        size = status.f_blocks * status.f_frsize
     return max(size // _SHARE, _LEAST)

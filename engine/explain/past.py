@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -169,6 +168,8 @@ def place_of(plan: Plan, planned: PlannedStep) -> str:
 
 def _align(before: list[tuple[Trace, ...]], now: list[tuple[str, PlannedStep]]) -> dict[str, tuple[Trace, ...]]:
     found: dict[str, tuple[Trace, ...]] = {}
+    import difflib
+
     old = [traces[0].instruction for traces in before]
     new = [planned.step.instruction[:500] for _, planned in now]
     for kind, start, end, at, until in difflib.SequenceMatcher(None, old, new).get_opcodes():

@@ -14,7 +14,6 @@ client-key = "me.key"
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -148,6 +147,8 @@ class _Section:
     def read(self) -> RegistryEntry:
         for key, value in self._fields.items():
             if key not in _KEYS:
+                import difflib
+
                 near = difflib.get_close_matches(key, _KEYS, n=1)
                 table = isinstance(value, dict)  # [registry.docker.io]: TOML takes the dot for a table in a table
                 hint = f'if it is part of the name, quote that: [registry."{self._name}.{key}"]' if table else ""

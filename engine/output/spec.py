@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -234,5 +233,7 @@ class _Fields:
 
 
 def _nearest(word: str, known: Sequence[str] | Mapping[str, object]) -> str:
+    import difflib
+
     found = difflib.get_close_matches(word, list(known), 1)
     return f"did you mean {found[0]}?" if found else ""

@@ -197,6 +197,7 @@ def test_whatever_becomes_of_the_database_the_index_goes_on(
     other = Index(tmp_path / "index")
     for number in range(200):
         index.put(Kind.RESULT, f"k{number}", ["x" * 200])
+    other.put(Kind.RESULT, "k1", [])
     assert other.get(Kind.RESULT, "k0") is not None
     if not is_open:
         index.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import socket
 from pathlib import Path
 
 GUEST, GATEWAY, RESOLVER = 0x0A00020F, 0x0A000202, 0x0A000203
@@ -15,6 +14,8 @@ _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 def parse_address(text: str) -> int | None:
     """An IPv4 address in four decimal parts as a number, or None."""
+    import socket  # with selectors: plans need neither
+
     try:
         return int.from_bytes(socket.inet_pton(socket.AF_INET, text), "big")
     except (OSError, ValueError):
@@ -23,6 +24,8 @@ def parse_address(text: str) -> int | None:
 
 def dotted(address: int) -> str:
     """The address as text."""
+    import socket
+
     return socket.inet_ntoa(address.to_bytes(4, "big"))
 
 
