@@ -65,7 +65,7 @@ def test_what_a_step_reached_is_told_before_its_end(workshop: Workshop) -> None:
     @contextmanager
     def reaching(*arguments: object):  # type: ignore[no-untyped-def]
         with execute(*arguments) as result:  # type: ignore[arg-type]
-            yield Result(Ending.EXITED, 0, result.changes, EgressLog((entry,), 2))
+            yield Result(Ending.EXITED, 0, result.changes, egress=EgressLog((entry,), 2))
 
     workshop.sandbox.execute = reaching  # type: ignore[method-assign]
     workshop.build(TEXT)
