@@ -15,6 +15,7 @@ from cache.files import publish, store_errors
 from cache.growing import GrowingBlob
 from cache.seals import Seals, stamp_of
 from cache.uses import Uses
+from cache.writeback import Writeback
 from machinefile.errors import StoreError, UntrustedDataError
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -36,13 +37,15 @@ class BlobWriter:
         self._file = file
         self._growing = growing
         self._hash = hashlib.sha256()
+        self._writeback = Writeback(file.fileno())
         self.size = 0
 
-    def write(self, data: bytes | memoryview) -> int:
+    def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append bytes."""
         self._hash.update(data)
         self._file.write(data)
         self.size += len(data)
+        self._writeback.wrote(len(data))
         if self._growing is not None:
             self._file.flush()
             self._growing.tell(self.size)

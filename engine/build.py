@@ -73,6 +73,7 @@ class Build:
         }
         self._labels: dict[str, str] = {}
         self._after_runs: Mapping[str, Run] = {}
+        self._stood_on: frozenset[str] = frozenset()
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
         self._lost: dict[str, LostLayerError] = {}
@@ -136,10 +137,10 @@ class Build:
                 Job(f"layers of {one}", {one, self._plan.root_of(one)}, partial(self._complete, one)) for one in goals
             ]
         if missing:
-            from engine.following import following
+            from engine.following import following, stood_on
 
             found = following(to_run)
-            self._after_runs = found.after_run
+            self._after_runs, self._stood_on = found.after_run, stood_on(to_run)
             jobs = [*(self._ahead(*one) for one in found.after_copies.items()), *jobs]
         try:
             carry_out(jobs, self._jobs, self._cancelled)
@@ -320,6 +321,7 @@ class Build:
                     self.mounts,
                     lambda log: self._reached(step, log),
                     self._after_runs.get(step.id),
+                    step.id in self._stood_on,
                 )
             case Copy() as operation:
                 match operation.origin:

@@ -1,4 +1,4 @@
-"""Which command comes after which: its machine can be restored while the other runs."""
+"""Which command comes after which: its machine can be restored, and its disks made, while the other runs."""
 
 from __future__ import annotations
 
@@ -45,3 +45,15 @@ def following(to_run: Sequence[PlannedStep]) -> Following:
                 break
             below = step.parent
     return Following(after_run, after_copies)
+
+
+def stood_on(to_run: Sequence[PlannedStep]) -> frozenset[str]:
+    """The ids of the steps to be run that a command to be run stands on: of each of their layers it needs the disk."""
+    by_id = {planned.step.id: planned.step for planned in to_run}
+    found: set[str] = set()
+    for step in by_id.values():
+        below = step.parent if isinstance(step.operation, Run) else None
+        while below in by_id and below not in found:
+            found.add(below)
+            below = by_id[below].parent
+    return frozenset(found)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from cache.blobs import BlobWriter
 from cache.files import file_digest, store_errors, write_atomically
@@ -20,12 +21,23 @@ from machinefile.errors import StoreError
 
 if TYPE_CHECKING:
     # A cached build reads and writes no layer: the methods import what they use.
+    from engine.layers.compression import Sink
     from engine.layers.content import BlobOpener, LayerFiles
+    from engine.layers.conveyor import Conveyor
+    from engine.layers.disk import SquashfsWriter
     from engine.layers.index import LayerIndex
     from engine.layers.root import RootView
     from engine.layers.tarwrite import Item, WrittenLayer
 
 Layers = tuple[Layer, ...]
+
+
+class Writing(Protocol):
+    """Writes a layer to `out`; `digest` then gives `sha256:...` of what was written."""
+
+    def __call__(self, out: Sink, *, digest: Callable[[], str]) -> WrittenLayer:
+        """See `write_layer`."""
+        ...
 
 
 class LayerStore:
@@ -124,25 +136,60 @@ class LayerStore:
         listed = list(items)
         if self._guard is not None and guarded:
             listed = [self._guard(item) for item in listed]
-        return self._keep(lambda out: write_layer(listed, out)) if listed else None
+        return self._keep(partial(write_layer, listed)) if listed else None
 
-    def add_changes(self, stream: BinaryIO) -> Layer | None:
-        """A new layer of what a guest changed (a change stream); None when it changed nothing.
+    def add_changes(self, stream: BinaryIO, below: Layers | None = None) -> Layer | None:
+        """A new layer of what a guest changed (a change stream); None when it changed nothing. With `below`, what it is
+        laid on, it gets its disk in the same pass: for who is going to run something on it.
 
-        Raises UntrustedDataError when the stream makes no sense.
+        Raises UntrustedDataError when the stream makes no sense; as `view`, and HostError.
         """
         from engine.layers.changes import layer_from_changes, read_changes
 
         changes = read_changes(stream, self.limits)
         if changes.is_empty:
             return None
-        return self._keep(lambda out: layer_from_changes(changes, out, times=self.times, guard=self._guard))
+        write = partial(layer_from_changes, changes, times=self.times, guard=self._guard)
+        return self._keep(write) if below is None else self._keep_with_disk(write, self.view(below))
 
-    def _keep(self, write: Callable[[BlobWriter], WrittenLayer]) -> Layer:
-        with self._store.blobs.writer() as writer:
-            written = write(writer)
+    def _keep(self, write: Writing) -> Layer:
+        written = self._write_blob(write)
         self._remember(written.index)
-        return Layer(written.diff_id, written.diff_id, written.size, mediatype.OCI_LAYER)
+        return _layer_of(written)
+
+    def _keep_with_disk(self, write: Callable[..., WrittenLayer], below: RootView) -> Layer:
+        from concurrent.futures import Future, ThreadPoolExecutor
+
+        from engine.layers.disk import beginning_disk, disk_path
+
+        settled: list[Future[str]] = []
+        with beginning_disk(self._disk_folder, self._store.temporary) as disk, ThreadPoolExecutor(1) as meanwhile:
+
+            def with_disk(out: Sink, *, digest: Callable[[], str]) -> WrittenLayer:
+                written = write(out, digest=digest, beside=disk)
+                # The disk is completed while the blob is flushed.
+                settled.append(meanwhile.submit(_completed, disk, written.index, below))
+                return written
+
+            written = self._write_blob(with_disk)
+            self._remember(written.index)
+            layer = _layer_of(written)
+            self._place(disk, settled[0].result(), disk_path(self._disk_folder, written.index, below), layer)
+        return layer
+
+    def _place(self, disk: SquashfsWriter, digest: str, path: Path, layer: Layer) -> None:
+        """Put a new disk where `_disk` looks for it, unless there is a sound one."""
+        with self._store.lock(f"layer {layer.diff_id}", cancelled=self._cancelled):
+            if not self._is_sound(path):
+                disk.publish(path)
+                self._tell_disk(path, layer, digest)
+
+    def _write_blob(self, write: Writing) -> WrittenLayer:
+        """The blob is hashed and written in a thread of its own, while what is in it is read."""
+        from engine.layers.conveyor import conveyed
+
+        with self._store.blobs.writer() as writer, conveyed(writer.write, "layer") as out:
+            return write(out, digest=lambda: _finished(out, writer))
 
     def _index(self, below: Layers, layer: Layer, stop: threading.Event | None = None) -> LayerIndex:
         found = self._indexes.get(layer.diff_id) or self._load(layer.diff_id)
@@ -194,11 +241,11 @@ class LayerStore:
             self._tell_disk(path, layer)
         return path
 
-    def _tell_disk(self, path: Path, layer: Layer) -> None:
+    def _tell_disk(self, path: Path, layer: Layer, digest: str = "") -> None:
         """Remember that a disk is right as it is now, and which layer it holds: its name says neither."""
         self._store.index.put(Kind.DISK, path.name, layer.diff_id)
         with store_errors("reading a layer's disk"):
-            self._store.seals.put(path, file_digest(path))
+            self._store.seals.put(path, digest or file_digest(path))
 
     def _is_sound(self, disk: Path) -> bool:
         """Whether a disk is there as it was made; if so, it stays for as long as this process lives. It is read only
@@ -238,3 +285,21 @@ class LayerStore:
     @property
     def _disk_folder(self) -> Path:
         return self._store.root / "disks"
+
+
+def _layer_of(written: WrittenLayer) -> Layer:
+    return Layer(written.diff_id, written.diff_id, written.size, mediatype.OCI_LAYER)
+
+
+def _finished(out: Conveyor, blob: BlobWriter) -> str:
+    out.finish()
+    return blob.digest
+
+
+def _completed(disk: SquashfsWriter, index: LayerIndex, below: RootView) -> str:
+    """Add to a disk what is beside files; gives its digest when it lasts."""
+    disk.add_others(index, below.implied(index))
+    disk.finish()
+    digest = disk.digest()  # while the kernel writes it
+    disk.settle()
+    return digest

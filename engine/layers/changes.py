@@ -29,7 +29,7 @@ from engine.layers.names import (
     parent_of,
 )
 from engine.layers.tarheader import MAX_ID
-from engine.layers.tarwrite import Item, WrittenLayer, write_layer
+from engine.layers.tarwrite import Beside, Item, WrittenLayer, write_layer
 from engine.layers.times import NORMAL, Times
 from machinefile.errors import StepError, UntrustedDataError
 from machinefile.values import dataclass
@@ -84,20 +84,22 @@ def layer_from_changes(
     out: Sink,
     *,
     times: Times = NORMAL,
+    digest: Callable[[], str] | None = None,
+    beside: Beside | None = None,
     exclude: frozenset[str] = frozenset(),
     guard: Callable[[Item], Item] | None = None,
 ) -> WrittenLayer:
     """Write the changes as a canonical layer. `exclude`: paths left out with everything below them.
 
     All times are NORMAL_TIME unless `times` keeps them. Of hard links the first path in sorted order that is left holds
-    the content. `guard` sees every entry, and may wrap its content.
+    the content. `guard` sees every entry, and may wrap its content. `digest`, `beside`: see `write_layer`.
     """
     items: list[Item] = []
     for change in _without(changes.changes, exclude):
         entry = times.of(change.entry)
         window = _Window(changes.stream, change.offset, entry.size)
         items.append(Item(entry, window.reopened if entry.size else None))
-    return write_layer(items if guard is None else map(guard, items), out)
+    return write_layer(items if guard is None else map(guard, items), out, digest=digest, beside=beside)
 
 
 def _without(changes: tuple[Change, ...], exclude: frozenset[str]) -> Iterator[Change]:

@@ -18,11 +18,15 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from cache.files import publish
+from cache.writeback import Writeback
 from engine import process
-from engine.layers.compression import CHUNK, Source, decompress
+from engine.layers.compression import Source, decompress
+from engine.layers.conveyor import Conveyor, Piece
 from engine.layers.entry import Entry, EntryType
 from engine.layers.index import KeptFiles, LayerIndex
 from engine.layers.limits import LayerLimits
@@ -41,7 +45,6 @@ _COMPRESSION = ("-c", "zstd", "-X", "level=1")
 _SQUASHFS_XATTRS = ("user.", "security.", "trusted.")
 """All that squashfs can hold: POSIX ACLs (system.) stay in the layer and are not seen by steps."""
 _FINISH_SECONDS = 600.0
-_HELD = 32 << 10
 _PIPE_BYTES = 1 << 20
 """As much as an ordinary user may ask for: fewer turns between us and tar2sqfs."""
 
@@ -192,19 +195,29 @@ def _plain(entry: Entry) -> Entry:
 class SquashfsWriter:
     """A squashfs being made. Files first, in any order and each once; then everything else."""
 
-    def __init__(self, pipe: int, child: subprocess.Popen[bytes], temporary: Path, errors: BinaryIO) -> None:
+    def __init__(self, pipe: int, child: subprocess.Popen[bytes], temporary: BufferedReader, errors: BinaryIO) -> None:
         self._pipe: int | None = pipe
         self._child = child
-        self._temporary = temporary
+        self._file = temporary
+        self._temporary = Path(temporary.name)
+        self._writeback = Writeback(temporary.fileno())
         self._errors = errors
-        self._held = bytearray()
+        self._out = Conveyor(self._send, "disk")
 
     def add_file(self, entry: Entry, chunks: Iterable[bytes]) -> None:
         """Add a FILE with its content, which must be as long as the entry says."""
         self._put(entry)
         for chunk in chunks:
-            self._write(chunk)
-        self._write(bytes(-entry.size % BLOCK))
+            self.write(chunk)
+        self.write(bytes(-entry.size % BLOCK))
+
+    def begin(self, entry: Entry, header: bytes) -> None:
+        """Add a FILE whose content, and zeros up to a whole block, come by `write`. `header` is that of a tar which
+        has the same entry."""
+        if entry.xattrs:
+            self._put(entry)
+        else:
+            self.write(header)
 
     def add(self, entry: Entry) -> None:
         """Add anything else."""
@@ -228,34 +241,37 @@ class SquashfsWriter:
             for name, value in entry.xattrs
             if name.startswith(_SQUASHFS_XATTRS) and not name.endswith(".")
         )
-        self._write(header_blocks(entry if len(allowed) == len(entry.xattrs) else replace(entry, xattrs=allowed)))
+        self.write(header_blocks(entry if len(allowed) == len(entry.xattrs) else replace(entry, xattrs=allowed)))
 
-    def _write(self, data: bytes) -> None:
-        if len(data) < _HELD and len(data) + len(self._held) < CHUNK:
-            self._held += data  # what is small goes together, what is large is not copied
-            return
-        self._flush()
-        self._send(data)
+    def write(self, data: Piece) -> None:
+        """Some of the content of the FILE that was begun."""
+        if self._pipe is None:
+            raise ValueError("the disk is finished")
+        self._out.write(data)
 
-    def _flush(self) -> None:
-        self._send(self._held)
-        self._held = bytearray()
-
-    def _send(self, data: bytes | bytearray) -> None:
-        rest = memoryview(data)
+    def _send(self, data: Piece) -> None:
         if self._pipe is None:
             raise ValueError("the disk is finished")
         try:
-            while rest:
-                rest = rest[os.write(self._pipe, rest) :]
+            with memoryview(data) as rest:
+                sent = 0
+                while sent < len(rest):
+                    sent += os.write(self._pipe, rest[sent:])
         except BrokenPipeError as error:
             raise self._failure() from error
+        self._writeback.wrote(len(data))
 
     def commit(self, destination: Path) -> None:
         """Finish, and put the disk in its place: whole or not at all, also when the power fails."""
-        self._write(ZERO_BLOCK * 2)
-        self._flush()
-        self.close()
+        self.finish()
+        self.settle()
+        self.publish(destination)
+
+    def finish(self) -> None:
+        """Wait until the disk is whole. Nothing can be added then."""
+        self.write(ZERO_BLOCK * 2)
+        self._out.finish()
+        self._close_pipe()
         try:
             code = self._child.wait(_FINISH_SECONDS)
         except subprocess.TimeoutExpired as error:
@@ -264,13 +280,39 @@ class SquashfsWriter:
             ) from error
         if code:
             raise self._failure()
+        self._writeback.start()
+
+    def digest(self) -> str:
+        """`sha256:...` of the finished disk."""
         try:
-            _settle(self._temporary, destination)
+            self._file.seek(0)
+            return "sha256:" + hashlib.file_digest(self._file, "sha256").hexdigest()
+        except OSError as error:
+            raise _cannot_write(self._temporary.parent, error) from error
+
+    def settle(self) -> None:
+        """Wait until the finished disk lasts."""
+        try:
+            os.fchmod(self._file.fileno(), 0o644)
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _cannot_write(self._temporary.parent, error) from error
+
+    def publish(self, destination: Path) -> None:
+        """Put the finished disk in its place."""
+        try:
+            publish(self._temporary, destination)
         except OSError as error:
             raise _cannot_write(destination.parent, error) from error
 
     def close(self) -> None:
-        """Let go of the pipe."""
+        """Let go of it all; a disk that is not finished never will be."""
+        if self._pipe is not None:
+            self._child.kill()  # nobody is held up by a pipe that is full
+            self._out.abandon()
+            self._close_pipe()
+
+    def _close_pipe(self) -> None:
         if self._pipe is not None:
             os.close(self._pipe)
             self._pipe = None
@@ -299,21 +341,6 @@ def _cannot_write(folder: Path, error: OSError) -> HostError:
     )
 
 
-def _settle(temporary: Path, destination: Path) -> None:
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fchmod(descriptor, 0o644)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(temporary, destination)
-    descriptor = os.open(destination.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
 def _squashfs(folder: Path, scratch: Path | None = None) -> Iterator[SquashfsWriter]:
     """A disk in the making, under a temporary name in `scratch`; gone on leaving unless it was committed."""
@@ -325,7 +352,7 @@ def _squashfs(folder: Path, scratch: Path | None = None) -> Iterator[SquashfsWri
     os.close(descriptor)
     temporary = Path(name)
     try:
-        with tempfile.TemporaryFile() as errors:
+        with temporary.open("rb") as file, tempfile.TemporaryFile() as errors:
             reading, writing = os.pipe()
             with suppress(OSError):  # where there are many such pipes already, it stays small
                 fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
@@ -343,13 +370,21 @@ def _squashfs(folder: Path, scratch: Path | None = None) -> Iterator[SquashfsWri
             finally:
                 os.close(reading)
             with process.running(child):
-                writer = SquashfsWriter(writing, child, temporary, errors)
+                writer = SquashfsWriter(writing, child, file, errors)
                 try:
                     yield writer
                 finally:
                     writer.close()
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def beginning_disk(folder: Path, scratch: Path) -> Iterator[SquashfsWriter]:
+    """A disk in the making, in `scratch`, to be finished and published into `folder` by who asks for it; gone on
+    leaving unless it was."""
+    with _squashfs(folder, scratch) as writer:
+        yield writer
 
 
 @contextmanager

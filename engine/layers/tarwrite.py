@@ -14,7 +14,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.parse import quote_from_bytes
 
 from engine.layers.compression import CHUNK, Sink, Source
@@ -50,6 +50,19 @@ class Item(NamedTuple):
 
     entry: Entry
     open: Opener | None = None
+
+
+class Beside(Protocol):
+    """Takes the files of a layer while it is written: each begins with its entry, and what follows is its content and
+    zeros up to a whole block."""
+
+    def begin(self, entry: Entry, header: bytes) -> None:
+        """A FILE, with the header that it has in the layer."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Some of its content."""
+        ...
 
 
 def header_blocks(entry: Entry, name: bytes | None = None) -> bytes:
@@ -160,15 +173,20 @@ class WrittenLayer:
         return self.index.size
 
 
-def write_layer(items: Iterable[Item], out: Sink) -> WrittenLayer:
+def write_layer(
+    items: Iterable[Item], out: Sink, *, digest: Callable[[], str] | None = None, beside: Beside | None = None
+) -> WrittenLayer:
     """Write a layer of `items`, in any order, as an uncompressed tar. Contents are opened one after another.
+
+    `digest` gives `sha256:...` of what was written to `out`, where that is known; else it is made here. `beside` gets
+    the files too.
 
     The caller gives each path once, hard links together with their file, and clean paths. Raises HostError
     (`content-changed`) when a content is not as long as its entry says, ValueError for a path given twice or a
     hard link without its file.
     """
     ordered = canonical(items)
-    writer = LayerWriter(out)
+    writer = LayerWriter(out, digest, beside)
     for item in ordered:
         writer.add(item)
     return WrittenLayer(writer.finish())
@@ -216,24 +234,39 @@ def _linked(file: Entry, path: str, holder: str) -> Entry:
 class LayerWriter:
     """Writes entries in the order given, which must be canonical, and indexes what it writes."""
 
-    def __init__(self, out: Sink) -> None:
+    def __init__(self, out: Sink, digest: Callable[[], str] | None = None, beside: Beside | None = None) -> None:
+        """See `write_layer`."""
         self._out = out
-        self._hash = hashlib.sha256()
+        self._beside = beside
+        self._hash = hashlib.sha256() if digest is None else None
+        self._digest = digest or self._own_digest
         self._size = 0
         self._placed: list[tuple[Entry, int]] = []
         self._kept = KeptFiles()
 
     def _write(self, data: bytes) -> None:
         self._out.write(data)
-        self._hash.update(data)
+        if self._hash is not None:
+            self._hash.update(data)
         self._size += len(data)
+
+    def _own_digest(self) -> str:
+        return "sha256:" + self._hash.hexdigest() if self._hash is not None else ""
+
+    def _write_content(self, data: bytes) -> None:
+        self._write(data)
+        if self._beside is not None:
+            self._beside.write(data)
 
     def add(self, item: Item) -> None:
         """Write one entry and its content."""
         entry = item.entry
-        self._write(header_blocks(entry))
+        header = header_blocks(entry)
+        self._write(header)
         self._placed.append((entry, self._size if entry.type is EntryType.FILE else 0))
         if entry.type is EntryType.FILE:
+            if self._beside is not None:
+                self._beside.begin(entry, header)
             self._copy(entry, item.open)
         if entry.opaque:
             marker = Entry(entry.path, EntryType.FILE, 0, mtime=entry.mtime)
@@ -246,7 +279,7 @@ class LayerWriter:
         source = opener() if opener is not None and left else None
         try:
             while source is not None and left and (chunk := source.read(min(left, CHUNK))):
-                self._write(chunk)
+                self._write_content(chunk)
                 left -= len(chunk)
                 if keep:
                     kept.append(chunk)
@@ -260,16 +293,17 @@ class LayerWriter:
             close = getattr(source, "close", None)
             if close is not None:
                 close()
-        self._write(bytes(-entry.size % BLOCK))
+        self._write_content(bytes(-entry.size % BLOCK))
         if keep:
             self._kept.add(entry.path, b"".join(kept))
 
     def finish(self) -> LayerIndex:
         """Write the end and give the index."""
         self._write(ZERO_BLOCK * 2)
+        diff_id = self._digest()
         return LayerIndex.of(
             Contents(tuple(self._placed), implied_by([entry for entry, _ in self._placed])),
-            diff_id="sha256:" + self._hash.hexdigest(),
+            diff_id=diff_id,
             size=self._size,
             kept=self._kept,
         )

@@ -40,9 +40,10 @@ def run_step(
     mounts: MountMaker,
     reached: Callable[[EgressLog], None] = lambda log: None,
     then: Run | None = None,
+    stood_on: bool = False,
 ) -> Layer | None:
     """Run the command; give the layer it made, None when it changed nothing. `reached` is told, once, what it reached.
-    `then` is a command that is going to run on top of it.
+    `then` is a command that is going to run on top of it; with `stood_on` there is such a one, if not the next.
 
     Raises StepError: `user-unknown`, `run-failed`, `run-killed`, `run-out-of-memory`, `run-out-of-disk`,
     `run-timed-out`, `secret-leaked`, `mount-target`; MachinefileError (`source-missing`); HostError;
@@ -64,7 +65,7 @@ def run_step(
             masker.check()
             if result.changes is None:
                 raise AssertionError("the sandbox was asked for the changes")
-            return layers.add_changes(result.changes)
+            return layers.add_changes(result.changes, below if stood_on else None)
 
 
 def execution_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.following import following as find_following
+from engine.following import stood_on
 from engine.vm.execution import SPARE_LAYERS
 
 if TYPE_CHECKING:
@@ -59,3 +60,21 @@ def test_a_command_after_copies_is_made_ready_for_while_they_are_made(workshop: 
     workshop.build(BASE + "COPY a /d\nRUN three\n")
     workshop.build("FROM base\nRUN alone\n")
     assert [len(outlook.disks) for outlook in workshop.sandbox.expected] == [2]  # on the copy that is there
+
+
+def standing(workshop: Workshop, text: str) -> set[str]:
+    """The lines of the steps that a command to come stands on."""
+    workshop.write("a", "x")
+    plan = workshop.plan(BASE + text)
+    return {str(plan.step(step_id).step.span.line) for step_id in stood_on(plan.to_run())}
+
+
+def test_what_is_below_a_command_is_stood_on(workshop: Workshop) -> None:
+    assert standing(workshop, "RUN one\nCOPY a /c\nRUN two\nCOPY a /d\n") == {"2", "3", "4"}
+    assert standing(workshop, "RUN one\nFROM base\nCOPY --from=first /bin/sh /sh\n") == {"2"}
+
+
+def test_what_is_there_already_is_not_counted(workshop: Workshop) -> None:
+    workshop.write("a", "x")
+    workshop.build(BASE + "RUN one\n")
+    assert standing(workshop, "RUN one\nRUN two\nRUN three\n") == {"4"}
