@@ -8,10 +8,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from cache.files import store_errors
+from cache.spans import span
 from machinefile.errors import InterruptedBuildError
 
 _POLL = 0.02
@@ -38,20 +39,23 @@ def locked(
     descriptor = _opened(path, name)
     waited = False
     try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _has_name(descriptor, path):
-                    break
-                stale, descriptor = descriptor, _opened(path, name)
-                os.close(stale)
-            except BlockingIOError:
-                if not waited and waiting is not None:
-                    waiting()
-                waited = True
-                if cancelled is not None and cancelled.is_set():
-                    raise InterruptedBuildError from None
-                time.sleep(_POLL)
+        with ExitStack() as waits:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if _has_name(descriptor, path):
+                        break
+                    stale, descriptor = descriptor, _opened(path, name)
+                    os.close(stale)
+                except BlockingIOError:
+                    if not waited:
+                        waits.enter_context(span("wait for another", "wait", what=name.partition(" ")[0]))
+                        if waiting is not None:
+                            waiting()
+                    waited = True
+                    if cancelled is not None and cancelled.is_set():
+                        raise InterruptedBuildError from None
+                    time.sleep(_POLL)
         yield waited
     finally:
         os.close(descriptor)

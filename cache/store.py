@@ -17,6 +17,7 @@ from cache.names import Names
 from cache.records import pack
 from cache.results import KnownSteps, StepResult
 from cache.seals import Seals
+from cache.spans import span
 from cache.uses import Uses
 from cache.versions import settle
 from cache.workspace import Workspace
@@ -102,8 +103,9 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.index.close()
-        self._workspace.close()
+        with span("close the store", "phase"):
+            self.index.close()
+            self._workspace.close()
 
     @property
     def vm_folder(self) -> Path:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from cache.growing import BlobFollower
 from cache.index import Kind
 from cache.results import Layer
+from cache.spans import span
 from cache.store import Store
 from engine.blobsources import BlobSources, Offer
 from engine.events import Observer
@@ -140,6 +141,10 @@ class Bases:
     def _find(self, reference: BaseReference) -> Base:
         if reference.reference == SCRATCH:
             return EMPTY
+        with span("look up base", "base", name=reference.reference):
+            return self._ask_for(reference)
+
+    def _ask_for(self, reference: BaseReference) -> Base:
         written = self._named.get(reference.reference, reference.reference)
         if self._pins is not None:
             image = self._pins.resolve(reference, self._source.resolve)

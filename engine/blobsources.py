@@ -11,6 +11,7 @@ from typing import BinaryIO, Protocol
 from cache.blobs import BlobWriter
 from cache.growing import BlobFollower, GrowingBlob
 from cache.results import Layer
+from cache.spans import span
 from cache.store import Store
 from engine.events import Note, Observer
 from engine.images.reference import Reference
@@ -146,7 +147,10 @@ class BlobSources:
                 )
             with self._store.lock(f"blob {layer.digest}", cancelled=self._cancelled, waiting=waiting):
                 if not self._store.blobs.is_sound(layer.digest, layer.size):
-                    with self._store.blobs.writer(layer.digest, growing) as writer:
+                    with (
+                        span("pull", "transfer", blob=layer.digest, bytes=layer.size),
+                        self._store.blobs.writer(layer.digest, growing) as writer,
+                    ):
                         _take(offers, writer, stop, may_restart=growing is None)
         finally:
             if growing is not None:

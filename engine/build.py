@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, NoReturn
 
 from cache.results import Layer, StepResult
+from cache.spans import Span, span
 from cache.store import Store
 from engine.context import BuildContext
 from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
@@ -74,6 +75,7 @@ class Build:
         self._labels: dict[str, str] = {}
         self._after_runs: Mapping[str, Run] = {}
         self._stood_on: frozenset[str] = frozenset()
+        self._begun: set[str] = set()
         self.run_steps: set[str] = set()
         """The ids of the steps that ran: neither the plan nor their content key had a result for them."""
         self._lost: dict[str, LostLayerError] = {}
@@ -122,6 +124,13 @@ class Build:
         needed = read.union(self._plan.root_of(step_id) for step_id in goals if whole)
         jobs: list[Job] = []
         pulled: dict[str, str] = {}
+        ahead: dict[str, Step] = {}
+        if missing:
+            from engine.following import following
+
+            found = following(to_run)
+            self._after_runs, self._stood_on = found.after_run, found.stood_on
+            ahead = dict(found.after_copies)
         for planned in shown:
             step = planned.step
             if step.id in needed and not planned.hit:
@@ -129,19 +138,15 @@ class Build:
                 first = pulled.setdefault(self._plan.bases[step.id].digest, step.id)
                 jobs.append(Job(step.id, {first} - {step.id}, partial(self._pull, planned, step.id in read)))
             elif step.id in missing:
+                if step.parent is not None and (waiting := ahead.pop(step.parent, None)) is not None:
+                    jobs.append(self._ahead(step.parent, waiting))
                 jobs.append(Job(step.id, self._needs(planned), partial(self._bring, planned)))
             else:
-                self._tell(StepEnded(step.id, self._labels[step.id], Outcome.CACHED))
+                self._note_hit(planned)
         if whole and (missing or not all(map(self._is_here, goals))):
             jobs += [
                 Job(f"layers of {one}", {one, self._plan.root_of(one)}, partial(self._complete, one)) for one in goals
             ]
-        if missing:
-            from engine.following import following, stood_on
-
-            found = following(to_run)
-            self._after_runs, self._stood_on = found.after_run, stood_on(to_run)
-            jobs = [*(self._ahead(*one) for one in found.after_copies.items()), *jobs]
         try:
             carry_out(jobs, self._jobs, self._cancelled)
         finally:
@@ -150,18 +155,27 @@ class Build:
             raise lost
         return tuple(self._results[step_id] for step_id in goals)
 
-    def _ahead(self, step_id: str, operation: Run) -> Job:
+    def _note_hit(self, planned: PlannedStep) -> None:
+        with self._step_span(planned, "hit"):
+            self._tell(StepEnded(planned.step.id, self._labels[planned.step.id], Outcome.CACHED))
+
+    def _step_span(self, planned: PlannedStep, outcome: str) -> Span:
+        return span(self._labels[planned.step.id], "step", step=planned.step.id, key=planned.key, outcome=outcome)
+
+    def _ahead(self, below: str, step: Step) -> Job:
         """Restores the machine of a command while what is copied for it still comes."""
 
         def expect(stop: threading.Event) -> None:
             from engine.steps import run
 
-            with suppress(MbuildError):  # what is wrong here is told by the step that needs it
-                self._supply.bring(self._results[step_id].layers, stop, self._plan.base_of(step_id).layers)
-                disks = self._layers.disks(self.layers_of(step_id))
-                self._sandbox.expect(run.outlook_of(operation, disks, self.provisions))
+            # What is wrong here is told by the step that needs it.
+            with suppress(MbuildError), span("expect", "step", step=below):
+                self._supply.bring(self._results[below].layers, stop, self._plan.base_of(below).layers)
+                disks = self._layers.disks(self.layers_of(below))
+                if step.id not in self._begun and isinstance(step.operation, Run):  # else nobody would take it
+                    self._sandbox.expect(run.outlook_of(step.operation, disks, self.provisions), stop)
 
-        return Job(f"ahead of {step_id}", {step_id, self._plan.root_of(step_id)}, expect)
+        return Job(f"ahead of {step.id}", {below, self._plan.root_of(below)}, expect)
 
     def is_here(self, goals: Sequence[str]) -> bool:
         """Whether all layers of these steps are in the store, and `run` has nothing to do for them."""
@@ -189,7 +203,8 @@ class Build:
         """Have the layers of a result here that nothing has read."""
         if step_id not in self._lost:
             try:
-                self._supply.bring(self._results[step_id].layers, stop)
+                with span("complete", "step", step=step_id):
+                    self._supply.bring(self._results[step_id].layers, stop)
             except LostLayerError as error:
                 self._lost[f"layers of {step_id}"] = error
 
@@ -210,7 +225,8 @@ class Build:
         begun = time.monotonic()
         try:
             bring = self._layers.bring if read else self._bases.pull_all
-            bring(self._plan.bases[step.id], stop)
+            with self._step_span(planned, "pull"):
+                bring(self._plan.bases[step.id], stop)
         except MbuildError as error:
             self._fail(step, begun, error)
         self._tell(StepEnded(step.id, name, Outcome.DONE, time.monotonic() - begun))
@@ -229,11 +245,15 @@ class Build:
 
     def _bring(self, planned: PlannedStep, stop: threading.Event) -> None:
         """Have a step's result. What cannot be done for want of a layer does not stop what can."""
+        self._begun.add(planned.step.id)
         missed = [self._lost[step_id] for step_id in self._sources([planned]) if step_id in self._lost]
         try:
             if missed:
                 raise missed[0]
-            self._find_or_make(planned, stop)
+            with self._step_span(planned, "run") as spent:
+                self._find_or_make(planned, stop)
+                if planned.step.id not in self.run_steps:
+                    spent.note(outcome="hit")
         except LostLayerError as error:
             self._lost[planned.step.id] = error
 
@@ -278,7 +298,8 @@ class Build:
     def _make(self, planned: PlannedStep, name: str, stop: threading.Event) -> StepResult:
         step = planned.step
         try:
-            self._fetch_sources(planned, stop)
+            with span("fetch", "step"):
+                self._fetch_sources(planned, stop)
         except LostLayerError:
             raise
         except MbuildError as error:
@@ -287,18 +308,19 @@ class Build:
         begun = time.monotonic()
         try:
             added = self._execute(planned, stop)
-            key = content_record(planned.record, step, self.layers_of).key()
-            for name_of_context, paths in files_read(step, planned.record):
-                check = self._contexts[name_of_context].check
-                for path in paths:
-                    check(path)
+            with span("content key", "step"):
+                key = content_record(planned.record, step, self.layers_of).key()
+                for context, paths in files_read(step, planned.record):
+                    for path in paths:
+                        self._contexts[context].check(path)
         except MbuildError as error:
             self._fail(step, begun, error)
         seconds = time.monotonic() - begun
         read = map(self._results.get, self._sources([planned]))
         hearsay = any(one is not None and one.hearsay for one in read)
         result = StepResult((*self._result_below(planned).steps, added), round(seconds, 3), time.time(), hearsay)
-        self._store.keep(planned.record, key, result, step.instruction)
+        with span("keep", "step"):
+            self._store.keep(planned.record, key, result, step.instruction)
         self._known.made_now(planned.key)
         self.run_steps.add(step.id)
         self._tell(StepEnded(step.id, name, Outcome.DONE, seconds))

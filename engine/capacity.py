@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cache.spans import span
 from machinefile.errors import InterruptedBuildError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Capacity:
     def room(self, shape: MachineShape, cancelled: threading.Event) -> Iterator[None]:
         """Wait until there is room for a machine of that shape, and keep it. Raises InterruptedBuildError."""
         ticket = object()
-        with self._changed:
+        with span("room", "vm"), self._changed:
             self._queue.append(ticket)
             try:
                 while self._queue[0] is not ticket or not self._fits(shape):
@@ -113,9 +114,9 @@ class BoundedSandbox:
         with self._capacity.room(shape, cancelled):
             self._sandbox.merge(newer, into, shape, cancelled)
 
-    def expect(self, outlook: Outlook) -> None:
+    def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
         """As the sandbox does it: one that waits takes next to nothing."""
-        self._sandbox.expect(outlook)
+        self._sandbox.expect(outlook, cancelled)
 
     def forget(self) -> None:
         """As the sandbox does it."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.results import StepResult
+from cache.spans import span
 from cache.store import Store
 from engine.attest.facts import BuildFacts
 from engine.carry.sources import RemoteCaches
@@ -152,13 +153,15 @@ class Driver:
                 check_secrets(request, plan, self.observer)
                 with self._building(request, prepared) as (build, layers, supply, sandbox):
                     try:
-                        results = build.run(whole=request.attest.sbom or not _only_pushed(request, plan))
+                        with span("steps", "phase"):
+                            results = build.run(whole=request.attest.sbom or not _only_pushed(request, plan))
                         ran, started = run | build.run_steps, restores + sandbox.starts
                         facts = BuildFacts.of(ran, started, self.versions, prepared.remotes.known)
-                        built, attested = self._finisher.finish(
-                            request, plan, results, layers, supply, facts, build.results
-                        )
-                        build.keep_fetched()
+                        with span("finish", "phase"):
+                            built, attested = self._finisher.finish(
+                                request, plan, results, layers, supply, facts, build.results
+                            )
+                            build.keep_fetched()
                     except LostLayerError as lost:
                         prepared = self._without(lost, prepared)
                     finally:
@@ -227,9 +230,10 @@ class Driver:
         others miss, and how long they took."""
         from engine.foresee import foreseen
 
-        plan = foreseen(prepared.plan, prepared.results)
-        quick = self._explainer(request, plan, prepared, most=_QUICK)
-        return replace(prepared, plan=quick.reasoned())
+        with span("foresee", "phase"):
+            plan = foreseen(prepared.plan, prepared.results)
+            quick = self._explainer(request, plan, prepared, most=_QUICK)
+            return replace(prepared, plan=quick.reasoned())
 
     def _explainer(self, request: BuildRequest, plan: Plan, prepared: Prepared, most: int | None = None) -> Explainer:
         from engine.carry.carriedrecords import CarriedRecords
@@ -243,7 +247,7 @@ class Driver:
 
     def _remember(self, request: BuildRequest, plan: Plan, results: Mapping[str, StepResult]) -> None:
         """For the next time that somebody asks why something misses; a build does not fail for that."""
-        with suppress(StoreError):
+        with suppress(StoreError), span("remember", "phase"):
             Past(self.store, project_of(request)).remember(plan, results)
 
     @contextmanager
@@ -281,9 +285,10 @@ class Driver:
     def _building(
         self, request: BuildRequest, prepared: Prepared
     ) -> Iterator[tuple[Build, LayerStore, LayerSupply, Sandbox]]:
-        from engine.build import Build
-        from engine.capacity import BoundedSandbox, Capacity, default_jobs
-        from engine.lazysandbox import LazySandbox
+        with span("import", "phase"):
+            from engine.build import Build
+            from engine.capacity import BoundedSandbox, Capacity, default_jobs
+            from engine.lazysandbox import LazySandbox
 
         layers = LayerStore(
             self.store,

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cache.results import StepResult
+from cache.spans import span
 from cache.store import Store
 from engine.attest.facts import BuildFacts
 from engine.events import Note, Observer
@@ -61,26 +62,28 @@ class Finisher:
         """
         moments = [self._moments(request, plan, graph, steps) for graph in plan.graphs]
         annotations = request.annotations.dated(rfc3339(max(one.created for one in moments)))
-        images = [
-            assemble(
-                graph,
-                plan.base_of(graph.result),
-                self._stamped(request, result, supply),
-                self.store,
-                annotations,
-                platform,
-                self.cancelled,
-                _keys_of_image(plan, graph.result, result, moment) if request.inline_cache else (),
-                supply,
-                moment,
-            )
-            for platform, graph, result, moment in zip(plan.platforms, plan.graphs, results, moments, strict=True)
-        ]
+        with span("assemble", "output"):
+            images = [
+                assemble(
+                    graph,
+                    plan.base_of(graph.result),
+                    self._stamped(request, result, supply),
+                    self.store,
+                    annotations,
+                    platform,
+                    self.cancelled,
+                    _keys_of_image(plan, graph.result, result, moment) if request.inline_cache else (),
+                    supply,
+                    moment,
+                )
+                for platform, graph, result, moment in zip(plan.platforms, plan.graphs, results, moments, strict=True)
+            ]
         built = gather(images, annotations, self.store)
         if request.fail_on_miss:
             self._check_machines(request, plan, images)
-        attest = self._attest(request, plan, images, layers, facts, annotations)
-        named = attest(built, request.names) if attest is not None else built
+        with span("attest", "output"):
+            attest = self._attest(request, plan, images, layers, facts, annotations)
+            named = attest(built, request.names) if attest is not None else built
         self._keep(request, named, supply)
         self._machines(request, plan, images, layers)
         if attest is not None and len(images) == 1:
@@ -89,7 +92,8 @@ class Finisher:
             Library(self.store).share(images[0].digest, named.digest)
         outputs = tuple(output for output in request.outputs if output.type is not OutputType.MACHINE)
         if outputs:
-            from engine.output.outputs import write_outputs  # with every writer, which most builds have no use for
+            with span("import", "phase"):
+                from engine.output.outputs import write_outputs  # with every writer, which most builds have no use for
 
             write_outputs(
                 outputs,
@@ -170,10 +174,12 @@ class Finisher:
             from engine.machines.library import write_out
 
             snapshot = graph.snapshot or Snapshot()
-            machine = self._machine_maker().make(image, graph.config, snapshot, graph.shape, layers)
+            with span("machine", "output"):
+                machine = self._machine_maker().make(image, graph.config, snapshot, graph.shape, layers)
             for output in outputs:
                 self.observer(Note(f"writing {output.label}"))
-                write_out(machine, output.destination)
+                with span("output", "output", to=output.label):
+                    write_out(machine, output.destination)
 
     def _check_machines(self, request: BuildRequest, plan: Plan, images: Sequence[BuiltImage]) -> None:
         """Raises MissError (`cache-miss`) for a machine that would have to be made."""

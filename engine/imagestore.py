@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 from cache.names import NamedImage
+from cache.spans import span
 from cache.store import Store
 from engine.bases import Bases
 from engine.events import Observer
@@ -107,17 +108,18 @@ def push(
     documents = tuple(_documents_of(store, digest))
     images = tuple(one for _, one in documents)
     whole = all(store.blobs.has(layer.digest, layer.size) for image in images for layer in image.layers)
-    done = push_image(
-        client,
-        destination,
-        manifest,
-        open_blob or store.blobs.open,
-        origins=known,
-        observer=observer,
-        cancelled=cancelled,
-        look_first=not whole,
-        check=check,
-    )
+    with span("push", "output", to=destination.short):
+        done = push_image(
+            client,
+            destination,
+            manifest,
+            open_blob or store.blobs.open,
+            origins=known,
+            observer=observer,
+            cancelled=cancelled,
+            look_first=not whole,
+            check=check,
+        )
     if any(one.subject is not None for one in images):
         from engine.images.referrers import list_referrers
 

@@ -12,6 +12,7 @@ from cache.blobs import BlobWriter
 from cache.files import file_digest, store_errors, write_atomically
 from cache.index import Kind
 from cache.results import Layer
+from cache.spans import span
 from cache.store import Store
 from engine.bases import Base, Bases
 from engine.images import mediatype
@@ -95,7 +96,7 @@ class LayerStore:
         if known is None and below is not None:
             self._index(below, layer)
             return
-        with self._bases.open(layer) as blob:
+        with span("check", "layer", layer=layer.diff_id), self._bases.open(layer) as blob:
             prepared = prepare_layer(blob, diff_id=layer.diff_id, limits=self.limits)
         if known is None:
             self._remember(prepared.index)
@@ -116,7 +117,8 @@ class LayerStore:
 
     def disks(self, layers: Layers) -> tuple[Path, ...]:
         """A squashfs for each layer, lowest first. Raises as `view`, and HostError."""
-        return tuple(self._disk(layers[:number], layer) for number, layer in enumerate(layers))
+        with span("disks", "layer", layers=len(layers)):
+            return tuple(self._disk(layers[:number], layer) for number, layer in enumerate(layers))
 
     def files(self, layers: Layers) -> LayerFiles:
         """The contents of the files of layers."""
@@ -133,24 +135,29 @@ class LayerStore:
         guarded. Raises HostError, StoreError, and what the guard raises."""
         from engine.layers.tarwrite import write_layer
 
-        listed = list(items)
-        if self._guard is not None and guarded:
-            listed = [self._guard(item) for item in listed]
-        return self._keep(partial(write_layer, listed)) if listed else None
+        with span("write", "layer"):
+            listed = list(items)
+            if self._guard is not None and guarded:
+                listed = [self._guard(item) for item in listed]
+            return self._keep(partial(write_layer, listed)) if listed else None
 
-    def add_changes(self, stream: BinaryIO, below: Layers | None = None) -> Layer | None:
-        """A new layer of what a guest changed (a change stream); None when it changed nothing. With `below`, what it is
+    def add_changes(
+        self, stream: BinaryIO, below: Layers | None = None, *, scratch: BinaryIO | None = None
+    ) -> Layer | None:
+        """A new layer of what a guest changed (a change stream, and the disk that it may refer to); None when it
+        changed nothing. With `below`, what it is
         laid on, it gets its disk in the same pass: for who is going to run something on it.
 
         Raises UntrustedDataError when the stream makes no sense; as `view`, and HostError.
         """
         from engine.layers.changes import layer_from_changes, read_changes
 
-        changes = read_changes(stream, self.limits)
-        if changes.is_empty:
-            return None
-        write = partial(layer_from_changes, changes, times=self.times, guard=self._guard)
-        return self._keep(write) if below is None else self._keep_with_disk(write, self.view(below))
+        with span("take", "layer"):
+            changes = read_changes(stream, self.limits, scratch)
+            if changes.is_empty:
+                return None
+            write = partial(layer_from_changes, changes, times=self.times, guard=self._guard)
+            return self._keep(write) if below is None else self._keep_with_disk(write, self.view(below))
 
     def _keep(self, write: Writing) -> Layer:
         written = self._write_blob(write)
@@ -203,7 +210,7 @@ class LayerStore:
         """One pass over the blob checks it, indexes it and makes the disk that a RUN on it is going to want."""
         from engine.layers.disk import prepare_layer
 
-        with self._bases.open(layer) as blob:
+        with span("prepare", "layer", layer=layer.diff_id), self._bases.open(layer) as blob:
             prepared = prepare_layer(
                 blob,
                 diff_id=layer.diff_id,
@@ -229,7 +236,7 @@ class LayerStore:
                 return path
             with store_errors("removing a damaged disk"):
                 path.unlink(missing_ok=True)
-            with self._bases.open(layer) as blob:
+            with span("disk", "layer", layer=layer.diff_id), self._bases.open(layer) as blob:
                 make_disk(
                     blob,
                     self._disk_folder,

@@ -30,8 +30,8 @@ class LazySandbox:
     def merge(self, newer: Path, into: Path, shape: MachineShape, cancelled: threading.Event) -> None:
         self._sandbox().merge(newer, into, shape, cancelled)
 
-    def expect(self, outlook: Outlook) -> None:
-        self._sandbox().expect(outlook)
+    def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
+        self._sandbox().expect(outlook, cancelled)
 
     def forget(self) -> None:
         if self._made is not None:

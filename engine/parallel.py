@@ -56,7 +56,7 @@ class Background:
         self._halt = _Either(cancelled or threading.Event())
         self._afterwards = afterwards
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread = threading.Thread(target=self._work, name="background", daemon=True)
 
     def _work(self) -> None:
         try:
@@ -108,7 +108,8 @@ class _Group(Generic[T]):
         self._stop = threading.Event()
         self._done: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()
         # Not an executor's threads: the interpreter waits for those when it exits, however long they take.
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(limit, len(tasks)))]
+        count = min(limit, len(tasks))
+        self._threads = [threading.Thread(target=self._work, name="parallel", daemon=True) for _ in range(count)]
 
     def results(self) -> list[T]:
         try:

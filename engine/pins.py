@@ -31,6 +31,8 @@ class Lock:
     path: str
     """For messages."""
     file: Lockfile
+    local: frozenset[str] | None = None
+    """The images of this machine (`oci-layout:...`, `docker-archive:...`) that may be read, where not any may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +67,18 @@ class Pins:
     def resolve(self, reference: BaseReference, find: Callable[[BaseReference], ResolvedImage]) -> ResolvedImage:
         """Find the pinned image; for a name without a pin what `find` gives.
 
-        Raises what `find` raises, TransferError `lock-image-gone`, and UntrustedDataError `lock-mismatch` for an image
-        of this machine that is another than the pinned one.
+        Raises what `find` raises, TransferError `lock-image-gone`, UntrustedDataError `lock-mismatch` for an image
+        of this machine that is another than the pinned one, UsageError `image-not-allowed` for one that may not be
+        read.
         """
         asked = replace(reference, reference=self._written(reference))
         name = image_name(asked.reference)
         pin = self._image(name, reference.platform) if name else None
+        parsed = parse_reference(asked.reference)
+        self._check_local(parsed)
         if pin is None:
             return find(asked)
         wanted = pin.digest if pin.platform == reference.platform else pin.index
-        parsed = parse_reference(asked.reference)
         try:
             if isinstance(parsed, Reference):
                 return find(replace(asked, reference=str(parsed.pinned(wanted))))
@@ -90,6 +94,15 @@ class Pins:
         if wanted not in (image.digest, image.root):
             raise self._mismatch(name, wanted, image.digest)
         return image
+
+    def _check_local(self, parsed: object) -> None:
+        local = isinstance(parsed, LayoutReference | ArchiveReference)
+        if local and self.lock.local is not None and str(parsed) not in self.lock.local:
+            raise UsageError(
+                f"{self.lock.path} takes an image of this machine, {parsed}, which is not allowed here",
+                code="image-not-allowed",
+                hint=f"--allow-image {parsed} allows it, if that image may be in the build",
+            )
 
     def has_file(self, url: str) -> bool:
         """Whether a file of the web has a pin."""

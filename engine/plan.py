@@ -8,6 +8,7 @@ from functools import cached_property
 
 from cache.keys import Record, Value
 from cache.results import Layer, StepResult
+from cache.spans import span
 from cache.store import Store
 from engine.bases import Base
 from engine.lookup import Results, ttl_of
@@ -143,7 +144,8 @@ def make_plan(
     dated: set[str] = set()
     for step in graph.steps:
         try:
-            record = record_of(step, platforms[step.id], keys.__getitem__, contexts)
+            with span("key", "plan", step=step.id):
+                record = record_of(step, platforms[step.id], keys.__getitem__, contexts)
         except MbuildError as error:
             raise located(error, step) from error
         keys[step.id] = record.key()
@@ -171,8 +173,9 @@ def make_plan(
             )
         return Plan((graph,), tuple(done.values()), bases)
 
-    plan = looked_up()
-    return looked_up() if plan.to_run() and results.look_elsewhere() else plan
+    with span("look up", "plan"):
+        plan = looked_up()
+        return looked_up() if plan.to_run() and results.look_elsewhere() else plan
 
 
 NEVER_BUILT = "never built with these inputs"

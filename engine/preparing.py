@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cache.contexts import ContextDigests, KnownContexts
+from cache.spans import span
 from cache.store import Store
 from engine.bases import Bases
 from engine.carry.carried import CarriedResults
@@ -96,9 +97,11 @@ class Preparer:
         bases = Bases(self.store, self.source, self.observer, self.cancelled, image_names(request.contexts), pins)
         if pins is not None and request.locked:
             refuse_unpinned_bases(request, pins, bases.lookup)
-        bases.prefetch(one for options in wanted.values() for one in base_references(request.machinefile, options))
+        with span("look up bases", "phase"):
+            bases.prefetch(one for options in wanted.values() for one in base_references(request.machinefile, options))
         remotes = Remotes(self.store, self.observer, self.cancelled, pins=pins)
-        resolved = for_each(wanted.values(), lambda options: self._resolve(request, options, bases))
+        with span("resolve", "phase"):
+            resolved = for_each(wanted.values(), lambda options: self._resolve(request, options, bases))
         self._warn([checked for _, checked in resolved])
         if pins is not None:
             check_lock(request, pins, [graph for graph, _ in resolved], self.observer)
@@ -111,15 +114,17 @@ class Preparer:
             check_supported([graph for graph, _ in resolved], host_network=request.egress.host_network)
             for graph, _ in resolved:
                 check_agents(graph, request.ssh)
-        graphs = tuple(
-            (platform, _timed(request, request.secrets.versioned(remotes.pinned(graph))))
-            for platform, (graph, _) in zip(wanted, resolved, strict=True)
-        )
+        with span("pin files from afar", "phase"):
+            graphs = tuple(
+                (platform, _timed(request, request.secrets.versioned(remotes.pinned(graph))))
+                for platform, (graph, _) in zip(wanted, resolved, strict=True)
+            )
         bases.blobs.add(caches)
         carried = CarriedResults(self.store, caches)
         results = Results(self.store, self._policy(request), carried if request.cache_from else None)
         try:
-            plan = plan_all(graphs, bases, contexts, self.store, results)
+            with span("plan", "phase"):
+                plan = plan_all(graphs, bases, contexts, self.store, results)
         finally:
             known.save()
         return Prepared(graphs, plan, bases, contexts, remotes, carried, results)

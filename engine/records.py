@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from cache.keys import Long, Record, Value
+from cache.spans import span
 from engine.layers.entry import Entry, EntryType
 from engine.remote.remotes import record_fields
 from engine.steps.copy import Matched, follow, match_sources
@@ -223,18 +224,20 @@ def _modes_on_the_way(context: HashedTree, matched: Matched) -> Value:
 def _listing(context: HashedTree, top: str, excluded: IgnoreRules | None) -> Listing:
     """Everything at and below a path: relative path, type, mode, and the content's digest or the link's target; for
     one more name of a file, its first name."""
-    found = list(_entries(context, top, excluded))
-    hashed = {below: _join(top, below) for below, entry, first in found if _has_content(entry) and first == below}
-    context.hash_all(list(hashed.values()))
-    listed: list[Value] = []
-    for below, entry, first in found:
-        about: Value = entry.link
-        if _has_content(entry):
-            about = context.digest(hashed[below]) if below in hashed else ("same file as", first)
-        # A directory that is copied gives its contents: its own mode stays behind.
-        stays = entry.type is EntryType.DIRECTORY and not below
-        listed.append((below, entry.type.value, 0 if stays else entry.mode, about))
-    return Listing(listed, tuple(hashed.values()))
+    with span("hash", "context") as hashing:
+        found = list(_entries(context, top, excluded))
+        hashed = {below: _join(top, below) for below, entry, first in found if _has_content(entry) and first == below}
+        hashing.note(files=len(hashed))
+        context.hash_all(list(hashed.values()))
+        listed: list[Value] = []
+        for below, entry, first in found:
+            about: Value = entry.link
+            if _has_content(entry):
+                about = context.digest(hashed[below]) if below in hashed else ("same file as", first)
+            # A directory that is copied gives its contents: its own mode stays behind.
+            stays = entry.type is EntryType.DIRECTORY and not below
+            listed.append((below, entry.type.value, 0 if stays else entry.mode, about))
+        return Listing(listed, tuple(hashed.values()))
 
 
 def _has_content(entry: Entry) -> bool:

@@ -55,7 +55,7 @@ class _Schedule:
 
     def run(self, workers: int) -> None:
         # Daemons: what does not leave off must not keep the interpreter from exiting.
-        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
+        threads = [threading.Thread(target=self._work, name="steps", daemon=True) for _ in range(workers)]
         try:
             for thread in threads:
                 thread.start()

@@ -74,9 +74,7 @@ class IgnoreRules:
 
     def patterns(self) -> tuple[str, ...]:
         """Lines that parse to the same rules."""
-        # With the slash none of them is taken for a comment.
-        written = ((rule.keep, "." if rule.pattern == "." else f"/{rule.pattern}") for rule in self.rules)
-        return tuple(f"!{pattern}" if keep else pattern for keep, pattern in written)
+        return tuple(f"{'!' if rule.keep else ''}{_written(rule.pattern)}" for rule in self.rules)
 
     def prunes(self, directory: str) -> bool:
         """Whether all that is below a folder is ignored too, so that a walk need not enter it."""
@@ -85,12 +83,18 @@ class IgnoreRules:
         return not any(rule.keep and rule.may_match_below(directory) for rule in self.rules)
 
 
+def _written(pattern: str) -> str:
+    """With the slash before it none is taken for a comment, with the one after it no space at its end is lost."""
+    before = "" if pattern in (".", "..") or pattern.startswith("../") else "/"
+    return f"{before}{pattern}/" if pattern[-1] in SPACE else f"{before}{pattern}"
+
+
 def _rule(written: str) -> IgnoreRule | None:
     keep = written.startswith("!")
     pattern = written[1:].strip(SPACE) if keep else written
     if not pattern:
         raise ValueError("! needs a pattern")
-    pattern = posixpath.normpath(pattern).lstrip("/") if pattern.strip("/") else "."
+    pattern = posixpath.normpath(pattern).lstrip("/") or "."
     if pattern == ".":
         return None if keep else IgnoreRule(".", False, compile_wildcard(".", double_star=True))
     return IgnoreRule(pattern, keep, compile_wildcard(pattern, double_star=True))

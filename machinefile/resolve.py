@@ -185,7 +185,7 @@ class _Resolver:
         while base.parent is not None:
             base = self.bases[base.parent.index]
         return BuildGraph(
-            target=target.label,
+            target=self.layout.label(target),
             steps=tuple(self.steps),
             result=state.tip,
             config=replace(state.config, labels=labels),

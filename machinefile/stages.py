@@ -57,10 +57,11 @@ class Layout:
         return found[-1] if found else None
 
     def target(self, name: str | None) -> Stage:
-        """The stage to build. Raises MachinefileError for an unknown one."""
+        """The stage to build, by its name, its number or what its steps are called after. Raises MachinefileError for
+        an unknown one."""
         if name is None:
             return self.stages[-1]
-        found = self.find(name)
+        found = self.find(name) or next((stage for stage in self.stages if self.label(stage) == name), None)
         if found is None:
             hint = did_you_mean(name, self.names, f"the stages are {', '.join(self.names)}")
             raise MachinefileError.one(f"there is no stage {name} to build", code="unknown-target", hint=hint)

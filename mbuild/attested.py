@@ -8,13 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.attest.claimed import RepositoryContext
 from engine.attest.recipe import Recipe, annotations_of
 from engine.epoch import Epoch
+from engine.images.reference import ArchiveReference, LayoutReference, parse_reference
 from engine.pins import Lock
 from engine.remote.contexts import ContextKind, NamedContext, parse_context
 from engine.request import BuildRequest
 from engine.verify.shown import printable
 from machinefile.arguments import PROXIES
+from machinefile.copies import is_git
 from machinefile.errors import UntrustedDataError, UsageError
 from machinefile.ignore import IgnoreRules
 from machinefile.imageconfig import Pairs
@@ -36,6 +39,7 @@ _TOLD = (
     *("no_cache", "no_cache_filter", "cache_from", "step"),
 )
 """What the provenance says, or what means nothing for a build from nothing."""
+_ONLY_HERE = ("key", "allow_image", "allow_unsigned")
 _WORD = "--attestation"
 
 
@@ -51,6 +55,13 @@ def add_attestation_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--key", action="append", default=[], metavar="PUBLIC.pem", help="whose provenance is believed; may be repeated"
     )
+    add(
+        "--allow-image",
+        action="append",
+        default=[],
+        metavar="IMAGE",
+        help="let the build read this image of this machine (oci-layout:PATH, docker-archive:FILE); may be repeated",
+    )
     add("--allow-unsigned", action="store_true", help="believe a provenance that nobody signed")
 
 
@@ -62,8 +73,8 @@ def with_attached(arguments: Sequence[str]) -> list[str]:
 def check_options(options: argparse.Namespace, defaults: argparse.ArgumentParser) -> None:
     """Raises UsageError (`usage`) for options that mean nothing with --attestation, or nothing without it."""
     if options.attestation is None:
-        if options.key or options.allow_unsigned:
-            given = "--key" if options.key else "--allow-unsigned"
+        given = next((f"--{name.replace('_', '-')}" for name in _ONLY_HERE if getattr(options, name)), "")
+        if given:
             raise UsageError(f"{given} is for --attestation", code="usage", hint="add --attestation, or leave it out")
         return
     for name in _TOLD:
@@ -109,7 +120,7 @@ def attested_request(claim: Claim, options: argparse.Namespace, empty: Path) -> 
         secrets=secrets,
         step_timeout=read_timeout(options.step_timeout),
         platforms=(recipe.platform,),
-        lock=Lock("the provenance", recipe.took.pins),
+        lock=Lock("the provenance", recipe.took.pins, _local_images(options)),
         locked=True,
         epoch=Epoch(recipe.epoch) if recipe.epoch is not None else None,
         git_modes=recipe.git_modes,
@@ -144,6 +155,19 @@ def attestation_lines(claim: Claim) -> Iterator[str]:
     )
     for name, _ in recipe.took.folders:
         yield f"context: {printable(name) or 'the build context'} is what the image was made from"
+
+
+def _local_images(options: argparse.Namespace) -> frozenset[str]:
+    """What may be read here of what only the provenance names. Raises UsageError (`usage`, `reference-invalid`)."""
+    found = [parse_reference(word) for word in options.allow_image]
+    for word, reference in zip(options.allow_image, found, strict=True):
+        if not isinstance(reference, LayoutReference | ArchiveReference):
+            raise UsageError(
+                f"--allow-image {word}: this is no image of this machine",
+                code="usage",
+                hint="name an oci-layout:PATH or docker-archive:FILE as the provenance does; others need no leave",
+            )
+    return frozenset(map(str, found))
 
 
 def _machinefile(recipe: Recipe, given: str) -> Machinefile:
@@ -198,12 +222,23 @@ def _contexts(recipe: Recipe, options: argparse.Namespace) -> tuple[NamedContext
             )
     found = [given[name] for name in folders]
     found += [NamedContext(one.name, ContextKind.IMAGE, one.reference) for one in recipe.took.images]
-    for one in recipe.took.repositories:
-        context = parse_context(f"{one.name}={one.address}")
-        if context.kind is not ContextKind.REPOSITORY:
-            raise UntrustedDataError(f"the context {one.name!r} is no repository", code="attestation-invalid")
-        found.append(context)
-    return tuple({one.name: one for one in found}.values())
+    found += map(_repository, recipe.took.repositories)
+    if len({one.name for one in found}) < len(found):
+        raise UntrustedDataError("the provenance says of a context that it was two things", code="attestation-invalid")
+    return tuple(found)
+
+
+def _repository(told: RepositoryContext) -> NamedContext:
+    """Raises UntrustedDataError `attestation-invalid` for an address or a name that cannot be."""
+    reason = ""
+    try:
+        if is_git(told.address):  # of others it would be looked whether they are folders
+            context = parse_context(f"{told.name}={told.address}")
+            if (context.name, context.kind) == (told.name, ContextKind.REPOSITORY):
+                return context
+    except UsageError as error:
+        reason = f": {error.message}"
+    raise UntrustedDataError(f"the context {told.name!r} is no repository{reason}", code="attestation-invalid")
 
 
 def _build_options(recipe: Recipe, options: argparse.Namespace, contexts: tuple[NamedContext, ...]) -> BuildOptions:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cache.spans import span
 from engine.images.reference import Reference
 from engine.lookup import CachePolicy
 from engine.output.annotations import parse_annotations
@@ -49,6 +50,11 @@ _DEFAULTS = ("Machinefile", "Dockerfile")
 
 def read_request(options: argparse.Namespace) -> BuildRequest:
     """Raises UsageError (`machinefile-missing`, `context-missing`, ...) and MachinefileError."""
+    with span("read", "phase"):
+        return _request(options)
+
+
+def _request(options: argparse.Namespace) -> BuildRequest:
     context = Path(options.context)
     if "://" in options.context or options.context == "-" or is_git(options.context):
         raise UsageError(
@@ -202,7 +208,8 @@ def read_machinefile(path: Path | None) -> Machinefile:
         raise UsageError(f"cannot read {path}: {error.strerror}", code="machinefile-unreadable") from error
     if len(data) > MAX_MACHINEFILE_BYTES:
         raise UsageError(f"{path or '-'} is larger than 16 MiB", code="machinefile-unreadable")
-    return parse(Source(str(path or "-"), data.decode("utf-8", "surrogateescape")))
+    with span("parse", "phase"):
+        return parse(Source(str(path or "-"), data.decode("utf-8", "surrogateescape")))
 
 
 def _ignore_rules(path: Path | None, context: Path) -> IgnoreRules:

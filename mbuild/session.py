@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cache.blobs import SMALL
 from cache.reserve import is_full, keep_reserve, make_room, release_reserve, retake_reserve
+from cache.spans import span
 from cache.store import Store, default_folder
 from engine.events import Note, Observer
 from machinefile.errors import StoreError
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 
 def open_store(folder: str) -> Store:
     """The store that --cache-dir names, or the default one."""
-    store = Store(store_folder(folder))
-    keep_reserve(store.root)
-    return store
+    with span("open the store", "phase"):
+        store = Store(store_folder(folder))
+        keep_reserve(store.root)
+        return store
 
 
 @contextmanager
@@ -62,7 +64,8 @@ def store_folder(folder: str) -> Path:
 
 def make_sandbox(store: Store, observer: Observer) -> Sandbox:
     """The hypervisor of this machine."""
-    from engine.vm.sandbox import QemuSandbox
+    with span("import", "vm"):
+        from engine.vm.sandbox import QemuSandbox
 
     return QemuSandbox(store.vm_folder, observer=observer)
 
@@ -94,8 +97,9 @@ def open_driver(
     cache_dir: str, observer: Observer, cancelled: threading.Event, flags: RegistryFlags
 ) -> Iterator[Driver]:
     """A driver over the store and the network of this machine."""
-    from engine.driver import Driver
-    from engine.images.reference import Reference
+    with span("import", "phase"):
+        from engine.driver import Driver
+        from engine.images.reference import Reference
 
     with open_images(cache_dir, observer, cancelled, flags) as (store, source):
 
@@ -129,7 +133,7 @@ def open_driver(
             open_source=open_source,
             open_trust=_trust,
             open_target=open_target,
-            versions=_versions,
+            versions=lambda: _versions(store),
         )
         try:
             yield driver
@@ -143,10 +147,10 @@ def _opener(store: Store, source: ImageSources, observer: Observer, cancelled: t
     return PlaceOpener(store, source.registry, observer, cancelled)
 
 
-def _versions() -> Pairs:
+def _versions(store: Store) -> Pairs:
     from engine.vm.versions import versions
 
-    return versions()
+    return versions(store.vm_folder)
 
 
 def _trust(keys: Sequence[Path]) -> Trust:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -113,10 +114,13 @@ class Change:
     link: str
     xattrs: dict[str, bytes]
     content: bytes
+    pieces: list[tuple[int, int]] = field(default_factory=list)
+    """Where on the scratch disk it was left, and lengths."""
 
 
-def parse_changes(stream: bytes) -> dict[str, Change]:
-    """A change stream by path, checked for its frame: magic, order, padding, end."""
+def parse_changes(stream: bytes, scratch: BinaryIO | None = None) -> dict[str, Change]:
+    """A change stream by path, checked for its frame: magic, order, padding, end. Files that were left on the scratch
+    disk are read from there."""
     assert stream[:8] == b"MBCHG\0\0\1"
     at, found = 8, dict[str, Change]()
     while True:
@@ -135,13 +139,25 @@ def parse_changes(stream: bytes) -> dict[str, Change]:
             name = stream[at + 6 : at + 6 + name_len].decode()
             xattrs[name] = stream[at + 6 + name_len : at + 6 + name_len + value_len]
             at += 6 + name_len + value_len
+        pieces = []
+        if kind == 9:
+            (count,) = struct.unpack_from("<I", stream, at)
+            pieces = [struct.unpack_from("<QQ", stream, at + 4 + 16 * number) for number in range(count)]
+            at += 4 + 16 * count
         at += -at % 512
-        content = stream[at : at + size]
-        at += size + -size % 512
+        content = stream[at : at + size] if kind == 1 else b""
+        at += len(content) + -len(content) % 512
+        if kind == 9:
+            assert scratch is not None
+            content = b"".join(
+                bytes(length) if where == (1 << 64) - 1 else os.pread(scratch.fileno(), length, where)
+                for where, length in pieces
+            )
+            assert len(content) == size
         assert path not in found
         if path:
             assert path.rpartition("/")[0] in found, "a folder comes before what is in it"
-        found[path] = Change(kind, mode, (uid, gid), (major, minor), link, xattrs, content)
+        found[path] = Change(1 if kind == 9 else kind, mode, (uid, gid), (major, minor), link, xattrs, content, pieces)
 
 
 def read_stream(changes: io.BufferedIOBase | object) -> bytes:
@@ -186,7 +202,7 @@ class Runner:
         written: dict[int, list[bytes]] = {1: [], 2: []}
         execution = self.execution(script, layers, **options)
         with self.sandbox.execute(execution, lambda n, data: written[n].append(data), threading.Event()) as result:
-            changes = parse_changes(read_stream(result.changes)) if result.changes else {}
+            changes = parse_changes(read_stream(result.changes), result.scratch) if result.changes else {}
         return Ran(result.ending, result.code, b"".join(written[1]), b"".join(written[2]), changes)
 
     def execution(self, script: str | Sequence[str], layers: Sequence[Path] = (), **options: object) -> Execution:

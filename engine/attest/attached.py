@@ -22,7 +22,7 @@ from machinefile.errors import StoreError, UntrustedDataError, UsageError
 from machinefile.values import dataclass
 
 MAX_PROVENANCE_BYTES = 64 << 20
-"""Of a provenance, in its envelope or without: most of one is a Machinefile."""
+"""Of all provenances of an image, in their envelopes or without: most of one is a Machinefile."""
 _MOST = 16
 """Provenances of one image, and manifests that are about it."""
 
@@ -139,8 +139,9 @@ def _read(documents: Documents, manifests: Sequence[Descriptor], digest: str, na
                 others[kind[:200]] = None
             elif len(found) < _MOST:
                 where = f"the attestation of {name}"
-                if layer.size > MAX_PROVENANCE_BYTES:
-                    raise _too_large(where, layer.size)
+                size = layer.size + sum(len(one.data) for one in found)  # so much is held at once
+                if size > MAX_PROVENANCE_BYTES:
+                    raise _too_large(where, size)
                 found.append(Found(where, documents.blob(layer), layer.media_type == ENVELOPE_TYPE))
     return Attached(tuple(found), tuple(others))
 

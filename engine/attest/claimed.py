@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from engine.attest.bounded import checksum_of, digest_of, entries_of, text_of
 from engine.attest.dependencies import FILES_DIGEST
 from engine.images.jsonvalue import JsonObject
-from engine.remote.giturl import is_commit
+from engine.remote.giturl import is_commit, is_ref_name
 from machinefile.errors import MbuildError, UntrustedDataError, UsageError
 from machinefile.imageconfig import Pairs
 from machinefile.lockfile import FilePin, ImagePin, Lockfile, RepositoryPin
@@ -123,17 +123,21 @@ def _repository(annotations: JsonObject, digest: JsonObject, where: str) -> tupl
     tag = text_of(annotations, "tag")
     if tag and not is_commit(tag):
         raise annotations.wrong("tag", "is no object of git")
-    pin = RepositoryPin(text_of(annotations, "repository"), ref, commit, text_of(annotations, "name"), tag)
+    name = text_of(annotations, "name")
+    if name and not is_ref_name(name):
+        raise annotations.wrong("name", "is not the whole name of a branch or tag")
+    pin = RepositoryPin(text_of(annotations, "repository"), ref, commit, name, tag)
     if not annotations.has("context"):
-        return (pin,)
+        return (pin,) if annotations.has("name") else ()  # a commit that is named exactly
     return (pin, RepositoryContext(text_of(annotations, "context"), text_of(annotations, "address")))
 
 
 def _lock(platform: Platform, pins: Iterable[_Pin], where: str, invalid: str) -> Lockfile:
     found: dict[tuple[type, str, str], _Pin] = {}
-    for pin in pins:
+    for pin in sorted(pins, key=lambda one: isinstance(one, RepositoryPin) and not one.name):
         key = (type(pin), *_identity(pin))
-        if found.setdefault(key, pin) != pin:
+        known = found.setdefault(key, pin)
+        if known != pin and not _says_less(pin, known):
             raise UntrustedDataError(
                 f"{where} says of {_identity(pin)[0][:200]} that it was two things at once", code=invalid
             )
@@ -144,6 +148,13 @@ def _lock(platform: Platform, pins: Iterable[_Pin], where: str, invalid: str) ->
         tuple(one for one in values if isinstance(one, FilePin)),
         tuple(one for one in values if isinstance(one, RepositoryPin)),
     )
+
+
+def _says_less(pin: _Pin, known: _Pin) -> bool:
+    """Whether it is of an address with a checksum, for which nobody asked what the name is in full."""
+    if not isinstance(pin, RepositoryPin) or not isinstance(known, RepositoryPin):
+        return False
+    return not pin.name and pin.commit == known.commit
 
 
 def _identity(pin: _Pin) -> tuple[str, str]:

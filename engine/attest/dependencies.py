@@ -23,7 +23,7 @@ from engine.plan import Plan
 from engine.records import FILES_OF_MOUNT
 from engine.remote.contexts import ContextKind, NamedContext
 from engine.remote.giturl import GitUrl, is_commit, parse_git_url
-from engine.remote.remotes import repository_of
+from engine.remote.remotes import keeps_git_dir, repository_of
 from engine.remote.weburl import without_password
 from engine.request import BuildRequest
 from engine.secrets import Secrets
@@ -117,11 +117,20 @@ def remote_dependency(operation: RemoteSource, veil: Secrets, facts: BuildFacts 
     """What ADD takes from afar, as it was pinned, without the passwords of its address."""
     if is_git(operation.url):
         url = repository_of(operation)
-        settled = facts is None or is_commit(url.ref) or is_commit(url.checksum)
-        found = None if settled or facts is None else facts.commits(url)
-        return _repository(url, operation.pinned, found, veil)
+        return _repository(url, operation.pinned, _meaning(operation, url, facts), veil)
     algorithm, _, value = operation.pinned.partition(":")
     return {"uri": veil.masked(without_password(operation.url)), "digest": {algorithm: value}}
+
+
+def _meaning(operation: RemoteSource, url: GitUrl, facts: BuildFacts | None) -> Found | None:
+    """What a name was found to be. With a checksum that counts for the .git alone, and may be known to nobody."""
+    from engine.remote.repository import Found
+
+    if facts is None or is_commit(url.ref):
+        return None
+    if is_commit(url.checksum) and not keeps_git_dir(operation, url):
+        return Found(operation.pinned)
+    return facts.commits(url)
 
 
 def _repository_context(context: NamedContext, facts: BuildFacts, veil: Secrets) -> Dependency:

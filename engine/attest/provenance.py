@@ -25,7 +25,6 @@ from engine.attest.facts import BuildFacts
 from engine.attest.spec import ProvenanceMode
 from engine.attest.statement import Predicate, canonical
 from engine.output.compress import DEFAULT
-from engine.output.image import rfc3339
 from engine.output.kinds import OutputSpec
 from engine.plan import Plan
 from engine.remote.weburl import without_password
@@ -163,24 +162,29 @@ def _definition(
 ) -> dict[str, object]:
     return {
         "buildType": BUILD_TYPE,
-        "externalParameters": _external(request, graph, arguments),
+        "externalParameters": _external(request, graph, _asked(plan, graph), arguments),
         "internalParameters": {"keyVersion": KEY_VERSION, "buildPlatform": str(request.options.build_platform)},
         "resolvedDependencies": list(dependencies(request, plan, graph, facts, arguments.veil)),
     }
 
 
-def _external(request: BuildRequest, graph: BuildGraph, arguments: _Arguments) -> dict[str, object]:
+def _asked(plan: Plan, graph: BuildGraph) -> Platform:
+    """The platform that was asked for; the graph's own is that of its base, which FROM --platform may have chosen."""
+    return next(one for one, other in zip(plan.platforms, plan.graphs, strict=True) if other is graph)
+
+
+def _external(request: BuildRequest, graph: BuildGraph, platform: Platform, arguments: _Arguments) -> dict[str, object]:
     options, source = request.options, request.machinefile.source
     text = source.text.encode("utf-8", "surrogateescape")
     masked = arguments.veil.masked
     shape = options.shape
-    annotations = request.annotations.dated(rfc3339(request.time)).of_manifest(graph.platform)
+    annotations = request.annotations.of_manifest(platform)  # one that asks for the image's time has none yet
     return {
         "machinefile": masked(without_password(source.text)).encode("utf-8", "replace").decode(),
         "machinefileDigest": {"sha256": hashlib.sha256(text).hexdigest()},
         "ignore": [masked(pattern) for pattern in request.ignore.patterns()],
         "target": graph.target,
-        "platform": str(graph.platform),
+        "platform": str(platform),
         "buildArguments": {name: masked(value) for name, value in sorted(arguments.told)},
         "hiddenBuildArguments": sorted(arguments.hidden),
         "labels": {name: value for name, value in sorted(options.labels) if masked(value) == value},

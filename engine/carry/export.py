@@ -17,6 +17,7 @@ from cache.carry.entry import CacheEntry, CarriedBlob, CarriedMount
 from cache.carry.index import CacheIndex
 from cache.carry.place import CachePlace
 from cache.results import Layer
+from cache.spans import span
 from cache.store import Store
 from engine.carry.outcome import BuildOutcome
 from engine.carry.outgoing import outgoing
@@ -135,7 +136,8 @@ class Exporter:
             label = opened.place.label
             self.observer(Note(f"exporting cache to {label}"))
             try:
-                exported.append(_Export(self, opened, outcome, supply, disks(opened.target)).run())
+                with span("export", "output", to=label):
+                    exported.append(_Export(self, opened, outcome, supply, disks(opened.target)).run())
             except InterruptedBuildError:
                 raise
             except MbuildError as error:

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from urllib.parse import quote
 
+from cache.spans import span
 from engine.events import Observer, TransferProgress, ignore
 from engine.images.descriptor import Descriptor
 from engine.images.digest import short
@@ -87,7 +88,10 @@ class Upload:
         Raises TransferError (`registry-unauthorized`, `registry-unreachable`, `registry-failed`, `push-refused`),
         StoreError (`blob-corrupt`) when the blob here is not what its digest says, InterruptedBuildError.
         """
-        return self._insist(self._deliver, stop)
+        with span("push blob", "transfer", blob=self._blob.digest, bytes=self._blob.size) as pushing:
+            delivery = self._insist(self._deliver, stop)
+            pushing.note(delivery=delivery.value)
+            return delivery
 
     def is_there(self, stop: threading.Event) -> bool:
         """Whether the repository has the blob already. Raises as `run`."""

@@ -14,9 +14,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import BinaryIO, NoReturn
 
-from engine.layers.changeformat import HEADER, RECORD_MAGIC, STREAM_MAGIC, XATTR, RecordType, padding
+from engine.layers.changeformat import (
+    ALIGNMENT,
+    EXTENT,
+    EXTENT_COUNT,
+    HEADER,
+    MAX_EXTENTS,
+    RECORD_MAGIC,
+    STREAM_MAGIC,
+    XATTR,
+    ZEROS,
+    RecordType,
+)
 from engine.layers.compression import Sink
 from engine.layers.entry import Entry, EntryType
+from engine.layers.extents import HOLE, Extent, Scattered, reading
 from engine.layers.limits import LayerLimits
 from engine.layers.names import (
     OPAQUE_XATTR,
@@ -36,6 +48,7 @@ from machinefile.values import dataclass
 
 _TYPES = {
     RecordType.FILE: EntryType.FILE,
+    RecordType.EXTENTS: EntryType.FILE,
     RecordType.DIRECTORY: EntryType.DIRECTORY,
     RecordType.SYMLINK: EntryType.SYMLINK,
     RecordType.CHARACTER: EntryType.CHARACTER,
@@ -45,6 +58,8 @@ _TYPES = {
 }
 _OVERLAY = "trusted.overlay."
 _MAX_XATTRS = 1024
+_AHEAD = 128 << 10
+"""Bytes that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +67,10 @@ class Change:
     """An entry of the change stream."""
 
     entry: Entry
-    offset: int = 0
-    """Where a FILE's content begins in the stream."""
+    extents: tuple[Extent, ...] = ()
+    """Where a FILE's content lies."""
+    scratch: bool = False
+    """Whether that is on the scratch disk, not in the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +80,8 @@ class ChangeSet:
     changes: tuple[Change, ...]
     """In the stream's order; the root is not among them: as in BuildKit, its metadata is in no layer."""
     stream: BinaryIO
+    scratch: BinaryIO | None = None
+    """The disk that large files were left on."""
 
     @property
     def is_empty(self) -> bool:
@@ -70,22 +89,23 @@ class ChangeSet:
         return not self.changes
 
 
-def read_changes(stream: BinaryIO, limits: LayerLimits) -> ChangeSet:
-    """Read what the guest wrote, contents aside. `stream` is seekable and stands at its start.
+def read_changes(stream: BinaryIO, limits: LayerLimits, scratch: BinaryIO | None = None) -> ChangeSet:
+    """Read what the guest wrote, contents aside. `stream` is seekable; `scratch` is the disk that it may refer to.
 
     Raises UntrustedDataError: `changes-malformed`, `changes-unsupported` (overlayfs features that need the layers
     below to make sense), `changes-too-large`; StepError `changes-name` for a file that no image can hold.
     """
-    return ChangeSet(tuple(_Reader(stream, limits).changes()), stream)
+    scratch_size = scratch.seek(0, os.SEEK_END) if scratch is not None else 0
+    return ChangeSet(tuple(_Reader(stream, limits, scratch_size).changes()), stream, scratch)
 
 
 def layer_from_changes(
     changes: ChangeSet,
     out: Sink,
     *,
-    times: Times = NORMAL,
     digest: Callable[[], str] | None = None,
     beside: Beside | None = None,
+    times: Times = NORMAL,
     exclude: frozenset[str] = frozenset(),
     guard: Callable[[Item], Item] | None = None,
 ) -> WrittenLayer:
@@ -94,11 +114,11 @@ def layer_from_changes(
     All times are NORMAL_TIME unless `times` keeps them. Of hard links the first path in sorted order that is left holds
     the content. `guard` sees every entry, and may wrap its content. `digest`, `beside`: see `write_layer`.
     """
+    places = (reading(changes.stream), reading(changes.scratch or changes.stream))
     items: list[Item] = []
     for change in _without(changes.changes, exclude):
-        entry = times.of(change.entry)
-        window = _Window(changes.stream, change.offset, entry.size)
-        items.append(Item(entry, window.reopened if entry.size else None))
+        content = Scattered(places[change.scratch], change.extents).reopened if change.extents else None
+        items.append(Item(times.of(change.entry), content))
     return write_layer(items if guard is None else map(guard, items), out, digest=digest, beside=beside)
 
 
@@ -117,33 +137,11 @@ def _without(changes: tuple[Change, ...], exclude: frozenset[str]) -> Iterator[C
             heir = heirs.setdefault(entry.link, entry.path)
             file = dropped[entry.link]
             if heir == entry.path:
-                yield Change(replace(file.entry, path=heir), file.offset)
+                yield replace(file, entry=replace(file.entry, path=heir))
             else:
                 yield Change(replace(entry, link=heir))
         else:
             yield change
-
-
-class _Window:
-    """A part of a stream, read as a file of its own."""
-
-    def __init__(self, stream: BinaryIO, offset: int, size: int) -> None:
-        self._stream = stream
-        self._offset = offset
-        self._size = size
-        self._at = 0
-
-    def reopened(self) -> _Window:
-        """The same from its start."""
-        return _Window(self._stream, self._offset, self._size)
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Up to `size` bytes (all that is left when negative); none at the end."""
-        left = self._size - self._at
-        self._stream.seek(self._offset + self._at)
-        data = self._stream.read(left if size < 0 else min(size, left))
-        self._at += len(data)
-        return data
 
 
 def _malformed(why: str) -> NoReturn:
@@ -155,12 +153,15 @@ def _malformed(why: str) -> NoReturn:
 
 
 class _Reader:
-    def __init__(self, stream: BinaryIO, limits: LayerLimits) -> None:
-        self._stream = stream
+    def __init__(self, stream: BinaryIO, limits: LayerLimits, scratch_size: int) -> None:
+        self._read_at = reading(stream)
         self._limits = limits
+        self._scratch_size = scratch_size
         self._end = stream.seek(0, os.SEEK_END)
-        stream.seek(0)
         self._at = 0
+        self._data = b""
+        self._data_at = 0
+        """What was read of the stream, and where it begins."""
         self._types: dict[str, EntryType] = {}
         """What came so far; sockets are not in it."""
         self._files: dict[str, Entry] = {}
@@ -193,10 +194,11 @@ class _Reader:
             _malformed("a path or a list of attributes is longer than Linux allows")
         path = self._path(self._take(path_length))
         link = decode(self._take(link_length))
-        xattrs = self._xattrs(n_xattrs, path)
-        self._skip(padding(self._at))
-        offset = self._at
-        if size:
+        xattrs = self._xattrs(n_xattrs, path) if n_xattrs else {}
+        extents = self._extents(path, size) if kind == RecordType.EXTENTS else ()
+        self._skip(-self._at % ALIGNMENT)
+        if size and kind != RecordType.EXTENTS:
+            extents = ((self._at, size),)
             self._pass_content(path, kind, size)
         if kind == RecordType.SOCKET:
             self._check_place(path)
@@ -210,7 +212,7 @@ class _Reader:
         self._types[path] = entry.type
         if entry.type is EntryType.FILE:
             self._files[path] = entry
-        return Change(entry, offset if entry.type is EntryType.FILE else 0)
+        return Change(entry, extents, kind == RecordType.EXTENTS)
 
     def _entry(self, kind: EntryType, path: str, link: str, fields: tuple[int, ...], xattrs: dict[str, bytes]) -> Entry:
         mode, uid, gid, major, minor, size, seconds, nanoseconds = fields[3:11]
@@ -286,11 +288,30 @@ class _Reader:
     def _pass_content(self, path: str, kind: int, size: int) -> None:
         if kind != RecordType.FILE:
             _malformed(f"{path!r} has content and is no file")
+        self._count_content(size)
+        self._skip(size)
+        self._skip(-self._at % ALIGNMENT)
+
+    def _count_content(self, size: int) -> None:
         self._content += size
         if self._content > self._limits.max_bytes:
             self._too_large("bytes")
-        self._skip(size)
-        self._skip(padding(self._at))
+
+    def _extents(self, path: str, size: int) -> tuple[Extent, ...]:
+        """Where on the scratch disk a file is. A guest that lies about it gets something else that it wrote there."""
+        self._count_content(size)
+        (count,) = EXTENT_COUNT.unpack(self._take(EXTENT_COUNT.size))
+        if count > MAX_EXTENTS:
+            _malformed(f"{path!r} is in too many pieces")
+        found: list[Extent] = []
+        for offset, length in EXTENT.iter_unpack(self._take(count * EXTENT.size)):
+            if not length or (offset != ZEROS and offset + length > self._scratch_size):
+                _malformed(f"{path!r} is where the disk is not")
+            found.append((HOLE if offset == ZEROS else offset, length))
+        if sum(length for _, length in found) != size:
+            _malformed(f"the pieces of {path!r} are not as long as it")
+        self._metadata += count * EXTENT.size
+        return tuple(found)
 
     def _too_large(self, what: str) -> NoReturn:
         raise UntrustedDataError(
@@ -300,17 +321,26 @@ class _Reader:
         )
 
     def _take(self, size: int) -> bytes:
-        data = self._stream.read(size) if size else b""
-        if len(data) != size:
-            _malformed("it ends too early")
+        start = self._at - self._data_at
+        if start + size > len(self._data):
+            self._fetch(size)
+            start = 0
         self._at += size
-        return data
+        return self._data[start : start + size]
+
+    def _fetch(self, size: int) -> None:
+        """Read on from where we are, at least `size` bytes."""
+        data = self._read_at(self._at, max(size, _AHEAD))
+        while len(data) < size and (more := self._read_at(self._at + len(data), size - len(data))):
+            data += more
+        if len(data) < size:
+            _malformed("it ends too early")
+        self._data, self._data_at = data, self._at
 
     def _skip(self, size: int) -> None:
         self._at += size
         if self._at > self._end:
             _malformed("it ends too early")
-        self._stream.seek(self._at)
 
 
 def _kept(xattrs: dict[str, bytes]) -> tuple[tuple[str, bytes], ...]:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from engine.layers.changeformat import HEADER, RECORD_MAGIC, STREAM_MAGIC, XATTR, RecordType, padding
+from engine.layers.changeformat import (
+    EXTENT,
+    EXTENT_COUNT,
+    HEADER,
+    RECORD_MAGIC,
+    STREAM_MAGIC,
+    XATTR,
+    RecordType,
+    padding,
+)
 from engine.layers.compression import CHUNK, Sink, Source
 from engine.layers.entry import Entry, EntryType
 from engine.layers.names import OPAQUE_XATTR, ancestors_of, encode
@@ -38,6 +47,11 @@ def write_changes(items: Iterable[Item], out: Sink) -> int:
     return writer.finish()
 
 
+def pack_extents(extents: Sequence[tuple[int, int]]) -> bytes:
+    """Extents as a record has them."""
+    return EXTENT_COUNT.pack(len(extents)) + b"".join(EXTENT.pack(*extent) for extent in extents)
+
+
 class ChangeWriter:
     """Writes records in the order given."""
 
@@ -53,10 +67,10 @@ class ChangeWriter:
             entry = replace(entry, xattrs=(*entry.xattrs, (OPAQUE_XATTR, b"y")))
         self.record(_TYPES[entry.type], entry, content)
 
-    def record(self, kind: int, entry: Entry, content: Source | None = None) -> None:
-        """Write a record of any type; the entry's own type is not looked at."""
+    def record(self, kind: int, entry: Entry, content: Source | None = None, tail: bytes = b"") -> None:
+        """Write a record of any type; the entry's own type is not looked at. `tail` stands behind the attributes."""
         path, link = encode(entry.path), encode(entry.link)
-        size = entry.size if kind == RecordType.FILE else 0
+        size = entry.size if kind in (RecordType.FILE, RecordType.EXTENTS) else 0
         seconds = int(entry.mtime // 1)
         self._write(
             HEADER.pack(
@@ -77,13 +91,18 @@ class ChangeWriter:
         self._write(path + link)
         for name, value in entry.xattrs:
             self._write(XATTR.pack(len(encode(name)), len(value)) + encode(name) + value)
+        self._write(tail)
         self._write(bytes(padding(self._at)))
-        left = size
+        left = size if kind == RecordType.FILE else 0
         while left and content is not None and (chunk := content.read(min(left, CHUNK))):
             self._write(chunk)
             left -= len(chunk)
         self._write(bytes(padding(self._at)))
         self._records += 1
+
+    def extents(self, entry: Entry, extents: Sequence[tuple[int, int]]) -> None:
+        """Write the record of a file that stays where it is: offset on the scratch disk, or ZEROS, and length."""
+        self.record(RecordType.EXTENTS, entry, tail=pack_extents(extents))
 
     def finish(self) -> int:
         """Write the end record and give the stream's length."""

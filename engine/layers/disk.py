@@ -259,6 +259,8 @@ class SquashfsWriter:
                     sent += os.write(self._pipe, rest[sent:])
         except BrokenPipeError as error:
             raise self._failure() from error
+        except OSError as error:
+            raise _cannot_write(self._temporary.parent, error) from error
         self._writeback.wrote(len(data))
 
     def commit(self, destination: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Protocol
 from cache.blobs import BlobWriter
 from cache.index import Kind
 from cache.results import Layer
+from cache.spans import span
 from cache.store import Store
 from engine.images import mediatype
 from engine.images.descriptor import Descriptor
@@ -141,7 +142,7 @@ def _made(
 
     # The index stays with this thread; the workers only read and write blobs.
     workers = _workers(compression)
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    with ThreadPoolExecutor(workers, "compress") as pool:
         share = max(1, workers // len(missing))
         work = _Work(store, compression, share, cancelled)
         started = {layer.diff_id: pool.submit(work.pack, layer) for layer in missing}
@@ -183,7 +184,11 @@ class _Work:
 
     def pack(self, layer: Layer) -> Descriptor:
         kind = self.compression.compressor
-        with self.store.blobs.open(layer.digest) as blob, self.store.blobs.writer() as writer:
+        with (
+            span("compress", "layer", layer=layer.diff_id),
+            self.store.blobs.open(layer.digest) as blob,
+            self.store.blobs.writer() as writer,
+        ):
             plain = PlainLayer(layer, blob, self.cancelled)
             self._write(plain, writer)
             plain.check()

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from cache.spans import span
 from cache.store import Store
 from engine.events import Note, Observer
 from engine.images.upload import Open
@@ -74,7 +75,11 @@ def write_outputs(
     stop = cancelled or threading.Event()
     writer = _Writer(built, tuple(names), store, layers, observer, stop, push, supply, time, attest)
     dated = [replace(output, annotations=output.annotations.dated(rfc3339(time))) for output in outputs]
-    return tuple(map(writer.write, dated))
+    written = []
+    for output in dated:
+        with span("output", "output", to=output.label):
+            written.append(writer.write(output))
+    return tuple(written)
 
 
 @dataclass(frozen=True, slots=True)

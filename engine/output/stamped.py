@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from cache.index import Kind
 from cache.results import Layer, StepResult
+from cache.spans import span
 from cache.store import Store
 from engine.images import mediatype
 from engine.layers.limits import LayerLimits
@@ -43,7 +44,7 @@ def stamped(
         supply.bring(missing)
     stop = cancelled or threading.Event()
     # The index stays with this thread; the workers only read and write blobs.
-    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _MOST_WORKERS)) as pool:
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_WORKERS), "stamp") as pool:
         started = {layer: pool.submit(_make, layer, how, store, stop) for layer in missing}
         for layer, made in started.items():
             new = found[layer] = made.result()
@@ -71,7 +72,11 @@ class _Stamp:
 
 
 def _make(layer: Layer, how: _Stamp, store: Store, cancelled: threading.Event) -> Layer:
-    with store.blobs.open(layer.digest) as blob, store.blobs.writer() as writer:
+    with (
+        span("stamp", "layer", layer=layer.diff_id),
+        store.blobs.open(layer.digest) as blob,
+        store.blobs.writer() as writer,
+    ):
         plain = PlainLayer(layer, blob, cancelled)
         limits = LayerLimits.from_environment()
         stamp(TarStream(plain, hashed=False), writer, how.seconds, limits, clamp=how.clamp)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.remote.git import Git
+from engine.remote.giturl import is_ref_name
 
 _SECONDS = 3600.0
 
@@ -44,7 +45,7 @@ def write_git_dir(git: Git, bare: Path, folder: Path, remote: str, commit: str, 
             extra.unlink()
     (folder / "HEAD").write_text(f"{commit}\n")
     (folder / "config").write_text(_config(remote, sha256=len(commit) == 64))
-    if ref.startswith(("refs/heads/", "refs/tags/")):
+    if ref.startswith(("refs/heads/", "refs/tags/")) and is_ref_name(ref):  # it becomes a path
         path = folder / ref
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{tag or commit}\n")

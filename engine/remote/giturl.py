@@ -50,6 +50,11 @@ def is_commit(text: str) -> bool:
     return _COMMIT.fullmatch(text) is not None
 
 
+def is_ref_name(text: str) -> bool:
+    """Whether it is the whole name of a branch, a tag or the like, and no path that leads elsewhere."""
+    return text.startswith("refs/") and not _BAD_REF.search(text)
+
+
 def parse_git_url(text: str) -> GitUrl:
     """Read an address. Raises MachinefileError (`bad-git-url`)."""
     rest, _, fragment = text.partition("#")

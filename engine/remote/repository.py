@@ -10,7 +10,7 @@ from engine.layers.limits import LayerLimits
 from engine.remote.checkout import Checkout
 from engine.remote.git import Git
 from engine.remote.gitdir import write_git_dir
-from engine.remote.giturl import GitUrl, check_remote, is_commit, join_remote
+from engine.remote.giturl import GitUrl, check_remote, is_commit, is_ref_name, join_remote
 from machinefile.errors import MachinefileError, TransferError, UntrustedDataError
 from machinefile.values import dataclass
 
@@ -66,6 +66,7 @@ def _ask(git: Git, url: GitUrl) -> Found:
         if is_commit(identity):
             peeled = listed.get(f"{name}^{{}}", "")
             ref = listed.get("symref HEAD", "") if name == "HEAD" else name
+            ref = ref if is_ref_name(ref) else ""  # what HEAD stands for is what the server says
             return Found(peeled, ref, identity) if is_commit(peeled) else Found(identity, ref)
     raise TransferError(
         f"{url.shown} has no {url.ref or 'HEAD'}",

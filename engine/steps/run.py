@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cache.results import Layer
+from cache.spans import span
 from engine.layers.entry import NORMAL_TIME
 from engine.layers.users import Account
 from engine.layerstore import LayerStore
@@ -59,13 +60,14 @@ def run_step(
             result = replace(result, egress=_masked(result.egress, provisions.secrets))
             reached(result.egress)
             if result.caches_whole:
-                prepared.keep_caches(sandbox, operation, cancelled)
+                with span("keep caches", "step"):
+                    prepared.keep_caches(sandbox, operation, cancelled)
             if result.ending is not Ending.EXITED or result.code:
                 raise _failure(operation, result, provisions.step_timeout)
             masker.check()
             if result.changes is None:
                 raise AssertionError("the sandbox was asked for the changes")
-            return layers.add_changes(result.changes, below if stood_on else None)
+            return layers.add_changes(result.changes, below if stood_on else None, scratch=result.scratch)
 
 
 def execution_of(

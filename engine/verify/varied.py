@@ -48,9 +48,9 @@ class ShiftedSandbox:
         """As of Sandbox."""
         self.sandbox.merge(newer, into, shape, cancelled)
 
-    def expect(self, outlook: Outlook) -> None:
+    def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
         """As of Sandbox."""
-        self.sandbox.expect(outlook)
+        self.sandbox.expect(outlook, cancelled)
 
     def forget(self) -> None:
         """As of Sandbox."""

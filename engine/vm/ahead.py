@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from engine.vm.awake import Awake, Waker
 from engine.vm.execution import Execution, Outlook
 from engine.vm.mounts import cache_disks, layer_disks
-from machinefile.errors import MbuildError
+from machinefile.errors import InterruptedBuildError
 from machinefile.values import dataclass
 
 _MOST = 2
 """Machines that wait at once: each costs a process, and next to no memory until its command comes."""
+_POLL = 0.05
+"""Seconds between two looks at `cancelled`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,37 +29,46 @@ class _Waiting:
 class Ahead:
     """The machines that wait for their commands; for any threads.
 
-    A thread of its own starts them: the kernel ties a child's life to the thread that started it.
+    A thread of its own starts them: the kernel ties a child's life to the thread that started it. It also ends those
+    that are let go, and the interpreter does not exit before it has: whoever is interrupted leaves none behind.
     """
 
     def __init__(self, waker: Waker) -> None:
         self._waker = waker
         self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []
-        self._starter: ThreadPoolExecutor | None = None
+        self._ending: list[Future[None]] = []
+        self._starter = ThreadPoolExecutor(1, "ahead")
 
-    def expect(self, outlook: Outlook) -> None:
-        """Begin to restore a machine; of too many that wait the oldest is let go."""
+    def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
+        """Begin to restore a machine, unless `cancelled` is set; of too many that wait the oldest is let go."""
         with self._lock:
-            if self._starter is None:
-                self._starter = ThreadPoolExecutor(1, "ahead")
+            if cancelled.is_set():  # who does that calls `forget` afterwards: none may come behind it
+                return
             if len(self._waiting) >= _MOST:
-                self._starter.submit(_drop, self._waiting.pop(0))
+                self._let_go(self._waiting.pop(0))
             abandoned = threading.Event()
             started = self._starter.submit(self._waker.wake_ahead, outlook, abandoned)
             self._waiting.append(_Waiting(outlook, started, abandoned))
 
     def take(self, execution: Execution, cancelled: threading.Event) -> Awake | None:
-        """A machine that was restored for such a command, if there is one; it is the caller's then."""
+        """A machine that was restored for such a command, if there is one; it is the caller's then.
+
+        Raises InterruptedBuildError.
+        """
         with self._lock:
             found = next((one for one in self._waiting if _suits(one.outlook, execution)), None)
             if found is None:
                 return None
             self._waiting.remove(found)
-        try:
-            awake = found.awake.result()
-        except MbuildError:
+        while not wait([found.awake], _POLL).done:  # its template may have to be made first
+            if cancelled.is_set():
+                with self._lock:
+                    self._let_go(found)
+                raise InterruptedBuildError
+        if found.awake.exception() is not None:
             return None  # what is wrong shows again when the command's own machine is started
+        awake = found.awake.result()
         if not awake.disks.room_for(_on_top(awake.outlook, execution)):
             awake.close()
             return None
@@ -66,17 +76,22 @@ class Ahead:
         return awake
 
     def forget(self) -> None:
-        """End those that wait."""
+        """End those that wait, and those that were let go before."""
         with self._lock:
-            dropped, self._waiting = self._waiting, []
-        for one in dropped:
-            _drop(one)
+            for one in self._waiting:
+                self._let_go(one)
+            ending, self._waiting, self._ending = self._ending, [], []
+        wait(ending)
+
+    def _let_go(self, waiting: _Waiting) -> None:
+        waiting.abandoned.set()
+        self._ending.append(self._starter.submit(_end, waiting.awake))
 
 
-def _drop(waiting: _Waiting) -> None:
-    waiting.abandoned.set()
-    with suppress(MbuildError):  # then there is none
-        waiting.awake.result().close()
+def _end(awake: Future[Awake]) -> None:
+    """In the starter's thread, behind what it has started."""
+    if awake.exception() is None:
+        awake.result().close()
 
 
 def _on_top(outlook: Outlook, execution: Execution) -> Sequence[Path]:

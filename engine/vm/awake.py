@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from cache.spans import ending, span
 from engine.vm import guest
 from engine.vm.channel import Channel, GuestGoneError
 from engine.vm.disks import Disks, make_disks, scratch_image
@@ -84,9 +85,16 @@ class Waker:
         return self._wake(execution.outlook, template, cancelled, extra=extra, caches=caches, ports=execution.ports)
 
     def wake_ahead(self, outlook: Outlook, cancelled: threading.Event) -> Awake:
-        """A machine for a command whose topmost layers are still to come. Raises as `wake`, and for templates."""
-        template = self.hypervisor.template(outlook.shape, cancelled)
-        awake = self._wake(outlook, template, cancelled, spare=SPARE_LAYERS)
+        """A machine for a command whose topmost layers are still to come.
+
+        Raises as `wake`, for templates, and InterruptedBuildError.
+        """
+        if cancelled.is_set():
+            raise InterruptedBuildError
+        with span("restore ahead", "vm"):
+            with span("template", "vm"):
+                template = self.hypervisor.template(outlook.shape, cancelled)
+            awake = self._wake(outlook, template, cancelled, spare=SPARE_LAYERS)
         try:
             awake.channel.push()
         except GuestGoneError:
@@ -107,15 +115,15 @@ class Waker:
         ports: tuple[PortForward, ...] = (),
         spare: int = 0,
     ) -> Awake:
-        with ExitStack() as home:
-            folder = home.enter_context(run_folder(self.runtime_dir))
+        with span("start", "vm"), ExitStack() as home:
+            folder = home.enter_context(ending(run_folder(self.runtime_dir), "clean up", "vm"))
             scratch = scratch_image(self.vm_dir / "scratch", outlook.shape.disk)
             disks = make_disks(folder, outlook.disks, scratch, extra, caches, spare=spare)
             gate = gate_of(outlook, ports)
             restrict = outlook.network is NetworkMode.NONE
             attachments = Attachments(folder, disks.layers, disks.writable, restrict, gate, ports)
             with ExitStack() as life:
-                machine = life.enter_context(self.hypervisor.restore(template, attachments))
+                machine = life.enter_context(ending(self.hypervisor.restore(template, attachments), "stop", "vm"))
                 watch = Watch(machine, Growth(folder, outlook.shape.disk), cancelled)
                 channel = Channel(machine.agent, watch)
                 hello = channel.post([command(Op.HELLO)])

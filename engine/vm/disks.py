@@ -15,6 +15,7 @@ from pathlib import Path
 
 from engine import process
 from engine.vm.guest import DiskMap, Region
+from engine.vm.qemu_argv import DISK_SIZE
 from machinefile.errors import HostError
 from machinefile.values import dataclass
 
@@ -27,6 +28,7 @@ SPARE_SIZE = 64 << 20
 """Bytes that a layer may have which comes on top of a disk that was made ahead: it is copied."""
 LEAD = 4096
 """Bytes of zeros before the first layer: no kernel finds a partition table there, whatever is in a layer."""
+_SCRATCH = "scratch"
 _SCRATCH_VERSION = 1
 _FICLONE = 0x40049409
 """Of ioctl_ficlonerange(2)."""
@@ -74,9 +76,15 @@ class Disks:
     spare: tuple[Region, ...] = ()
     """Where layers may still come; the files that are to hold them lie beside `changes`."""
 
+    @property
+    def scratch(self) -> Path:
+        """The file with the file system that the step writes to."""
+        return self.changes.with_name(_SCRATCH)
+
     def room_for(self, layers: Sequence[Path]) -> bool:
         """Whether these can still be laid on top."""
-        if len(layers) > len(self.spare):
+        there = len(self.map.layers) + len(self.map.extra)
+        if len(layers) > len(self.spare) or there + len(layers) > LAYER_LIMIT:
             return False
         try:
             return all(layer.stat().st_size <= SPARE_SIZE for layer in layers)
@@ -105,7 +113,7 @@ def make_disks(
     """Make the descriptors and the files behind them in a machine's folder. `extra`: further layers, for mounts;
     `caches`: disks that are written to where they are; `spare`: how many layers may be added later.
 
-    Raises HostError: `layer-missing`, `layers-too-many`, `disk-unusable`.
+    Raises HostError: `layer-missing`, `layers-too-many`, `disks-too-large`, `disk-unusable`.
     """
     if len(layers) + len(extra) > LAYER_LIMIT:
         raise HostError(
@@ -116,10 +124,11 @@ def make_disks(
     with _disk_errors(folder):
         parts = _write_layers(folder, (*layers, *extra), spare)
         size = scratch.stat().st_size
-        copy_sparse(scratch, folder / "scratch")
+        _check_size(size + sum(cache.stat().st_size for cache in caches))
+        copy_sparse(scratch, folder / _SCRATCH)
         with (folder / "changes").open("wb") as changes:
             changes.truncate(CHANGES_SIZE)
-        writable = [Extent("scratch", size), Extent("changes", CHANGES_SIZE)]
+        writable = [Extent(_SCRATCH, size), Extent("changes", CHANGES_SIZE)]
         for number, cache in enumerate(caches):
             (folder / f"cache-{number}").symlink_to(cache.absolute())
             writable.append(Extent(f"cache-{number}", cache.stat().st_size))
@@ -129,6 +138,16 @@ def make_disks(
     where = DiskMap(known, first, second, others_known, tuple(others))
     spares = parts[len(parts) - spare :]
     return Disks("layers.vmdk" if parts else None, "writable.vmdk", where, folder / "changes", spares)
+
+
+def _check_size(size: int) -> None:
+    most = DISK_SIZE - CHANGES_SIZE
+    if size > most:
+        raise HostError(
+            f"the step's disk and its caches have {size >> 30} GiB together; a microVM takes {most >> 30}",
+            code="disks-too-large",
+            hint="give it less with MACHINE disk=, or new caches less with MBUILD_CACHE_MOUNT_BYTES",
+        )
 
 
 def _write_layers(folder: Path, layers: Sequence[Path], spare: int) -> tuple[Region, ...]:

@@ -133,6 +133,8 @@ class Result:
     changes: BinaryIO | None = None
     """With capture, and when it exited with 0: the changed files as a change stream (engine/layers/changes.py),
     open for reading from its start; good until the context of `execute` is left."""
+    scratch: BinaryIO | None = None
+    """With `changes`: the disk that the large files among them are still on."""
     egress: EgressLog = field(default_factory=EgressLog)
     """What it reached."""
     caches_whole: bool = False
@@ -165,8 +167,9 @@ class Sandbox(Protocol):
         """
         ...
 
-    def expect(self, outlook: Outlook) -> None:
-        """Begin to restore a machine for a command to come. Waits for nothing, and fails in silence."""
+    def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
+        """Begin to restore a machine for a command to come, unless `cancelled` is set. Waits for nothing, and fails in
+        silence."""
         ...
 
     def forget(self) -> None:

@@ -58,7 +58,7 @@ class FakeSandbox:
         with into.open("ab") as out:
             out.write(newer.read_bytes())
 
-    def expect(self, outlook: Outlook) -> None:
+    def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
         """Remember it."""
         self.expected.append(outlook)
 

@@ -121,11 +121,11 @@ class Freezer:
 
 def _set_up(machine: QemuMachine, channel: Channel, execution: Execution, disks: DiskMap) -> None:
     """Everything up to the program's start. Raises StalledError when the machine does not come to life."""
-    furnishing = [*guest.furnish(execution)[0], guest.enter(execution)]
+    furnishing = [*guest.add_folders(), *guest.furnish(execution)[0], guest.enter(execution)]
     try:
         greet(channel, _ANSWER_TIMEOUT)
-        rows = [*guest.refresh(guest.seed(), time.time_ns()), *guest.attach(disks), *furnishing]
-        channel.call(rows, _SET_UP_TIMEOUT)
+        laying = [*guest.attach(disks), *guest.lay_root(len(disks.layers))]
+        channel.call([*guest.refresh(guest.seed(), time.time_ns()), *laying, *furnishing], _SET_UP_TIMEOUT)
     except (SilentGuestError, GuestGoneError) as error:
         reason = "it does not answer" if isinstance(error, SilentGuestError) else "it ended by itself"
         raise StalledError(f"{reason}\n{machine.autopsy()}") from error

@@ -201,12 +201,15 @@ def files_of(execution: Execution) -> tuple[GuestFile, ...]:
     return tuple(file for file in standard if file.path not in given) + execution.files
 
 
+def add_folders() -> list[Command]:
+    """Makes the folders that every root has, and that stay in it."""
+    return [command(Op.ENSURE, ROOT, path, 0, 0o755, 0, 0) for path in ("/proc", "/sys", "/dev")]
+
+
 def furnish(execution: Execution) -> tuple[list[Command], list[int]]:
-    """Makes the root a place to run in. Also says which of the commands answer with the paths of stubs that are
-    to be removed again."""
+    """Makes the root, which has its folders, a place to run in. Also says which of the commands answer with the paths
+    of stubs that are to be removed again."""
     row = [command(Op.HOSTNAME, execution.hostname)]
-    for path in ("/proc", "/sys", "/dev"):
-        row.append(command(Op.ENSURE, ROOT, path, 0, 0o755, 0, 0))
     row.append(command(Op.BIND, "/dev-root", ROOT, "/dev"))
     row.append(command(Op.BIND, "/sys", ROOT, "/sys"))
     stubs: list[int] = []

@@ -21,10 +21,20 @@ def at_first(execution: Execution) -> list[Command]:
     clock = execution.clock
     if clock is None:
         return [set_to(time.time_ns() + execution.clock_shift * 10**9)]
-    return [command(Op.HOLD_CLOCK, clock.start) if clock.held else set_to((clock.start - _SET_UP) * 10**9)]
+    return [command(Op.HOLD_CLOCK, clock.start)] if clock.held else before_it(execution)
+
+
+def before_it(execution: Execution) -> list[Command]:
+    """Ahead of what is made ready for the command, which is to be older than all that the command makes."""
+    return _moved_to(execution, -_SET_UP)
 
 
 def at_the_start(execution: Execution) -> list[Command]:
     """Right before the command: the time that making everything ready took is none of its own."""
+    return _moved_to(execution, 0)
+
+
+def _moved_to(execution: Execution, seconds: int) -> list[Command]:
+    """So many seconds after a fixed clock's start; a clock of the host's, and one that is held, is not moved."""
     clock = execution.clock
-    return [] if clock is None or clock.held else [set_to(clock.start * 10**9)]
+    return [] if clock is None or clock.held else [set_to((clock.start + seconds) * 10**9)]

@@ -17,10 +17,11 @@ from engine.events import Note, Observer, ignore
 from engine.vm.accelerator import Accelerator
 from engine.vm.hypervisor import Attachments, Autopsy, Template
 from engine.vm.kernel import GuestKernel, find_kernel
+from engine.vm.known import known
 from engine.vm.network.pump import Pump, Wires, open_wires
 from engine.vm.qemu_argv import MachineSpec, qemu_argv
 from engine.vm.qmp import request
-from machinefile.errors import HostError
+from machinefile.errors import HostError, InterruptedBuildError
 from machinefile.steps import MachineShape
 from machinefile.values import dataclass
 
@@ -30,6 +31,8 @@ _SHOWN = 2000
 """Characters of a log that an error shows."""
 _READ = 64 << 10
 """Bytes of a log's end that are looked through: what a panic dumps after its first line may be long."""
+_POLL = 0.05
+"""Seconds between two looks at `cancelled`."""
 _PANIC = "Kernel panic"
 
 
@@ -42,16 +45,23 @@ class Qemu:
     """`7.2.22`"""
 
 
-def find_qemu() -> Qemu:
-    """The QEMU of this machine. Raises HostError `program-missing`, `qemu-version`."""
+def find_qemu(vm_dir: Path | None = None) -> Qemu:
+    """The QEMU of this machine; its version is remembered in `vm_dir`. Raises HostError `program-missing`,
+    `qemu-version`."""
     program = process.find(PROGRAM)
     if program is None:
         raise HostError(f"{PROGRAM} is not installed", code="program-missing", hint=HINT)
+    if vm_dir is None:
+        return Qemu(program, _version_of(program))
+    return Qemu(program, known(vm_dir, "qemu", [Path(program)], lambda: _version_of(program)))
+
+
+def _version_of(program: str) -> str:
     text = process.run([program, "--version"], timeout=20, hint=HINT).decode(errors="replace")
     found = re.search(r"version (\d+\.\d+(?:\.\d+)?)", text)
     if not found:
         raise HostError(f"{program} does not say its version", code="qemu-version", hint=HINT)
-    return Qemu(program, found[1])
+    return found[1]
 
 
 class QemuMachine:
@@ -185,7 +195,7 @@ class QemuHypervisor:
     def qemu(self) -> Qemu:
         """The QEMU in use. Raises HostError."""
         if self._qemu is None:
-            self._qemu = find_qemu()
+            self._qemu = find_qemu(self._vm_dir)
         return self._qemu
 
     def template(self, shape: MachineShape, cancelled: threading.Event) -> Template:
@@ -193,11 +203,16 @@ class QemuHypervisor:
         from engine.vm.template import TemplateMaker
 
         shape = replace(shape, disk=0)  # the disk is no part of what is frozen
-        with self._lock:
+        while not self._lock.acquire(timeout=_POLL):  # for another shape it may take a minute
+            if cancelled.is_set():
+                raise InterruptedBuildError
+        try:
             if shape not in self._templates:
                 maker = TemplateMaker(self._vm_dir, self.qemu, self.kernel, self._observer)
                 self._templates[shape] = maker.get(shape, self.accelerator(cancelled), cancelled)
             return self._templates[shape]
+        finally:
+            self._lock.release()
 
     def template_key(self, shape: MachineShape, cancelled: threading.Event) -> str:
         """What the template for a shape is called, be it there or not. Raises HostError, InterruptedBuildError."""

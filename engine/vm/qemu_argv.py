@@ -124,7 +124,7 @@ def _network(spec: MachineSpec) -> str:
 
 def _disk(name: str, descriptor: str | None, *, read_only: bool, raw: bool) -> dict[str, object]:
     if descriptor is None:
-        return {"driver": "null-co", "node-name": name, "size": DISK_SIZE, "read-only": read_only}
+        return {"driver": "null-co", "node-name": name, "size": DISK_SIZE, "read-zeroes": True, "read-only": read_only}
     return {
         "driver": "raw" if raw else "vmdk",
         "node-name": name,

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from cache.spans import span
 from engine.events import Observer, ignore
 from engine.vm import guest, guestclock, guestmounts
 from engine.vm.ahead import Ahead
@@ -98,7 +99,8 @@ class MicroVmSandbox:
         if cancelled.is_set():
             raise InterruptedBuildError
         self._sweep_once()
-        template = self._hypervisor.template(execution.shape, cancelled)
+        with span("template", "vm"):
+            template = self._hypervisor.template(execution.shape, cancelled)
         with ExitStack() as stack:
             yield self._run(execution, template, output, cancelled, stack)
 
@@ -111,9 +113,9 @@ class MicroVmSandbox:
         with self._come_alive(execution, template, cancelled) as run, _breakdowns(run):
             run.awake.channel.call([guestmounts.merge_row(), *guestmounts.take_apart(execution)], _COLLECT_TIMEOUT)
 
-    def expect(self, outlook: Outlook) -> None:
+    def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
         """Begin to restore a machine for a command to come; see Sandbox."""
-        self._ahead.expect(outlook)
+        self._ahead.expect(outlook, cancelled)
 
     def forget(self) -> None:
         """End the machines that wait for commands; see Sandbox."""
@@ -135,15 +137,24 @@ class MicroVmSandbox:
     ) -> Result:
         with self._come_alive(execution, template, cancelled) as run:
             if execution.then is not None:
-                self._ahead.expect(execution.then)
+                self._ahead.expect(execution.then, cancelled)
             result = _carry_out(run, execution, output)
             # Its folder outlives the machine: what the step changed is read from there.
             stack.enter_context(run.awake.home.pop_all())
         if run.awake.gate is not None:
             result = replace(result, egress=run.awake.gate.log)
         if result.ending is Ending.EXITED and result.code == 0 and execution.capture:
-            return replace(result, changes=stack.enter_context(run.awake.disks.changes.open("rb")))
+            disks = run.awake.disks
+            opened = [stack.enter_context(disk.open("rb")) for disk in (disks.changes, disks.scratch)]
+            return replace(result, changes=opened[0], scratch=opened[1])
         return result
+
+    def _awake(self, execution: Execution, template: Template, cancelled: threading.Event) -> Awake:
+        """A machine that waits for such a command, or a new one."""
+        with span("take ahead", "vm") as taking:
+            awake = self._ahead.take(execution, cancelled)
+            taking.note(found=awake is not None)
+        return awake or self._waker.wake(execution, template, cancelled)
 
     @contextmanager
     def _come_alive(self, execution: Execution, template: Template, cancelled: threading.Event) -> Iterator[_Run]:
@@ -152,7 +163,7 @@ class MicroVmSandbox:
             port.check_free()
         stalls: list[StalledError] = []
         while len(stalls) < _RESTORES:
-            awake = self._ahead.take(execution, cancelled) or self._waker.wake(execution, template, cancelled)
+            awake = self._awake(execution, template, cancelled)
             with awake.home, awake.life as life:
                 with self._lock:
                     self._starts += 1
@@ -190,15 +201,19 @@ def _set_up(awake: Awake, execution: Execution) -> _Run:
     furnishing, stub_rows = guest.furnish(execution)
     mounting, mount_stubs = guestmounts.mount_rows(execution)
     stub_rows += [len(furnishing) + row for row in mount_stubs]
-    furnishing = [*furnishing, *mounting, guest.enter(execution)]
-    laying = [*guest.add_layers(on_top, layers - len(on_top)), *guest.lay_root(layers)]
+    furnishing = [*furnishing, *mounting, *guestclock.at_the_start(execution), guest.enter(execution)]
     # It may have waited for long; and its clock was set when nothing was known of the step's.
     differing = [command(Op.RESEED, guest.seed()), *guestclock.at_first(execution)]
-    rest = channel.post([*differing, *laying, *furnishing])
-    version = channel.collect(awake.hello, _ANSWER_TIMEOUT)[0].number()
+    laying = [*guest.add_layers(on_top, layers - len(on_top)), *guest.lay_root(layers)]
+    # What stays in the layer, these folders and that to work in, is as old as the command's first moment.
+    lasting = [*guestclock.at_the_start(execution), *guest.add_folders(), *guestclock.before_it(execution)]
+    rest = channel.post([*differing, *laying, *lasting, *furnishing])
+    with span("restore", "vm"):
+        version = channel.collect(awake.hello, _ANSWER_TIMEOUT)[0].number()
     if version != PROTOCOL_VERSION:
         raise ProtocolError(f"the agent speaks version {version}")
-    answers = channel.collect([*awake.told, *rest], _ATTACH_TIMEOUT)[-len(furnishing) :]
+    with span("attach", "vm"):
+        answers = channel.collect([*awake.told, *rest], _ATTACH_TIMEOUT)[-len(furnishing) :]
     made: list[str] = []
     for row in stub_rows:
         made += [answers[row].text() for _ in range(answers[row].number())]
@@ -234,15 +249,17 @@ def _run_command(run: _Run, execution: Execution, output: Output) -> Result:
     channel.on_output = output
     session = execution.session
     begin = [*guestclock.at_the_start(execution), guest.spawn(execution)]
-    posted = channel.post([*([attach(session)] if session else []), *begin])
-    channel.collect(posted, _ATTACH_TIMEOUT)
-    process = posted[-1][0]
-    try:
-        with _talking(session, channel, process):
-            status = channel.wait_exit(process, execution.timeout)
-    except StepTimeoutError:
-        return _time_out(channel, process, execution)
-    ended = result_of(status)
+    with span("run", "vm") as running:
+        posted = channel.post([*([attach(session)] if session else []), *begin])
+        channel.collect(posted, _ATTACH_TIMEOUT)
+        process = posted[-1][0]
+        try:
+            with _talking(session, channel, process):
+                status = channel.wait_exit(process, execution.timeout)
+        except StepTimeoutError:
+            return _time_out(channel, process, execution)
+        ended = result_of(status)
+        running.note(ending=ended.ending.value, code=ended.code)
     ending, code = ended.ending, ended.code
     if ending is not Ending.EXITED or code:
         kernel, disk, *caches = channel.call([*guest.look(), *guestmounts.look_at_caches(execution)], _ATTACH_TIMEOUT)
@@ -252,9 +269,10 @@ def _run_command(run: _Run, execution: Execution, output: Output) -> Result:
             ending = Ending.OUT_OF_DISK
         elif any(_full(cache) for cache in caches):
             ending = Ending.CACHE_FULL
-    _take_apart(channel, execution)
-    if ending is Ending.EXITED and code == 0 and execution.capture:
-        channel.call(guest.collect(run.layers, run.stubs), _COLLECT_TIMEOUT)
+    with span("diff", "vm"):
+        _take_apart(channel, execution)
+        if ending is Ending.EXITED and code == 0 and execution.capture:
+            channel.call(guest.collect(run.layers, run.stubs), _COLLECT_TIMEOUT)
     return Result(ending, code, caches_whole=True)
 
 

@@ -36,6 +36,7 @@ from engine.vm.hypervisor import Autopsy, Template
 from engine.vm.initramfs import build_initramfs
 from engine.vm.inuse import keeps_in_use
 from engine.vm.kernel import GuestKernel, module_name
+from engine.vm.known import known
 from engine.vm.protocol import PROTOCOL_VERSION, Op, ProtocolError, Values, command
 from engine.vm.qemu import Qemu, QemuMachine, start
 from engine.vm.qemu_argv import ARGV_VERSION, MachineSpec, kernel_cmdline
@@ -91,17 +92,24 @@ class TemplateMaker:
         """What tells the template for a shape from all others; it need not be there."""
         digest = hashlib.sha256()
         parts = [
-            b"template 1",
+            b"template 2",
             f"{ARGV_VERSION} {self.qemu.version} {accelerator.value} {shape.cpus} {shape.memory}".encode(),
             self.kernel.version.encode(),
-            _file_digest(self.kernel.image),
-            *(_file_digest(path) for path in self.kernel.modules),
+            self._kernel_digest().encode(),
             agent_path().read_bytes(),
             repr(guest.prepare([module_name(path) for path in self.kernel.modules])).encode(),
         ]
         for part in parts:
             digest.update(len(part).to_bytes(8, "little") + part)
         return digest.hexdigest()[:20]
+
+    def _kernel_digest(self) -> str:
+        files = (self.kernel.image, *self.kernel.modules)
+
+        def digest() -> str:
+            return hashlib.sha256(b"".join(map(_file_digest, files))).hexdigest()
+
+        return known(self.vm_dir, "kernel", files, digest)
 
     def _make(self, template: Template, initrd: bytes, cancelled: threading.Event) -> None:
         made = template.folder.with_suffix(".new")

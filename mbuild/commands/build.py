@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cache.collection.schedule import is_due
+from cache.spans import span
 from engine.report import BuildReport
 from engine.request import BuildRequest
 from machinefile.errors import HostError, StepError, UsageError
 from mbuild.arguments import Parser, add_build_options, registry_flags
 from mbuild.attest import add_attest_options, with_values
 from mbuild.egresslog import EgressRecord
+from mbuild.profile import add_profile_option, profiled
 from mbuild.progress import ProgressMode, create
 from mbuild.request import read_request
 from mbuild.session import open_driver, store_folder
@@ -88,7 +90,13 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         help="run a command in the result; with --debug=on-error where a RUN failed",
     )
     add_attest_options(parser)
+    add_profile_option(parser)
     options = parser.parse_args(with_values(arguments))
+    with profiled(options.profile):
+        return _carry_out(options, cancelled)
+
+
+def _carry_out(options: argparse.Namespace, cancelled: threading.Event) -> int:
     if options.check:
         from mbuild.commands.lint import lint_request
 
@@ -124,7 +132,8 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     if is_due(store_folder(options.cache_dir)):
         from mbuild.tidying import tidy  # once in a while
 
-        tidy(options.cache_dir, cancelled, quiet=options.quiet)
+        with span("clean", "phase"):
+            tidy(options.cache_dir, cancelled, quiet=options.quiet)
     if report.exports is not None and report.exports.failure is not None:
         raise report.exports.failure  # now that all else is written
     if options.invoke:

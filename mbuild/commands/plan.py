@@ -11,6 +11,7 @@ from engine.events import Event, WarningRaised
 from engine.explain.words import shown
 from engine.plan import Plan, PlannedStep
 from mbuild.arguments import Parser, add_build_options, add_format_option, registry_flags
+from mbuild.profile import add_profile_option, profiled
 from mbuild.progress.units import duration
 from mbuild.request import read_request
 from mbuild.session import open_driver
@@ -24,10 +25,12 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
     )
     add_build_options(parser)
     add_format_option(parser)
+    add_profile_option(parser)
     options = parser.parse_args(arguments)
-    request = read_request(options)
-    with open_driver(options.cache_dir, warn, cancelled, registry_flags(options)) as driver:
-        plan = driver.plan(request)
+    with profiled(options.profile):
+        request = read_request(options)
+        with open_driver(options.cache_dir, warn, cancelled, registry_flags(options)) as driver:
+            plan = driver.plan(request)
     print(json.dumps(plan_json(plan), indent=2) if options.format == "json" else _text(plan))
     return 0
 

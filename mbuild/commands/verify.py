@@ -148,7 +148,11 @@ def _sort_attested(options: argparse.Namespace) -> str:
         raise UsageError(f"--attestation: {said}", code="usage", hint="mbuild verify --attestation IMAGE [CONTEXT]")
     options.context = words[1] if len(words) == 2 else None
     if options.context is not None and not os.path.isdir(options.context):
-        raise UsageError(f"the build context {options.context} is not a folder", code="context-missing")
+        raise UsageError(
+            f"the build context {options.context} is not a folder",
+            code="context-missing",
+            hint=f"--attestation={words[0]} is how a file is named" if os.path.isfile(words[0]) else "",
+        )
     return f"oci-layout:{words[0]}" if _is_layout(words[0]) else words[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from benchmark.breakdown import breakdown
 from benchmark.buildkit import find_buildkit
 from benchmark.job import Job, Outcome
 from benchmark.measure import BenchError, DaemonWatch, Ran, Sample, Spread, run
@@ -85,7 +87,19 @@ class _Contest:
         spreads = {key: Spread(tuple(values)) for key, values in samples.items()}
         shown = ", ".join(f"{key} {spread.seconds:.3f} s" for key, spread in spreads.items())
         say(f"{self.scenario.name}: {shown}")
-        return Row(self.scenario.name, self.scenario.title, spreads)
+        return Row(self.scenario.name, self.scenario.title, spreads, self._parts(rounds))
+
+    def _parts(self, rounds: int) -> dict[str, float]:
+        """Where mbuild's time goes, in builds of their own: what is recorded is not measured."""
+        if not self.scenario.broken_down:
+            return {}
+        (mbuild,) = (peer for peer in self.peers if peer.key == "mbuild")
+        trace = mbuild.folder / "trace.json"
+        found = []
+        for _ in range(rounds):
+            self._measure(mbuild, ("--profile", str(trace)))
+            found.append(breakdown(trace))
+        return {name: statistics.median(one.get(name, 0.0) for one in found) for name in found[0]}
 
     def _warm(self, peer: Peer) -> bool:
         """Build once, unmeasured, so that what is to be cached is. False if a peer cannot."""
@@ -104,12 +118,12 @@ class _Contest:
             return False
         return True
 
-    def _build(self, peer: Peer, job: Job) -> tuple[Sample, Outcome]:
+    def _build(self, peer: Peer, job: Job, more: tuple[str, ...] = ()) -> tuple[Sample, Outcome]:
         job = job.of(peer.key)
         if not self.place.small:
             os.sync()  # what one of them leaves to be written must not hold up the other
         watch = DaemonWatch(peer.daemons)
-        ran = [run(argv, peer.environment, peer.folder) for argv in peer.commands(job)]
+        ran = [run((*argv, *more), peer.environment, peer.folder) for argv in peer.commands(job)]
         cpu = sum(one.cpu for one in ran) + watch.cpu
         memory = max(watch.memory, *(one.memory for one in ran))
         return Sample(self._seconds(ran), cpu, memory), peer.outcome(job)
@@ -127,10 +141,10 @@ class _Contest:
             raise BenchError(f"{self.scenario.name}: no step said {error}: it did not run") from error
         return whole
 
-    def _measure(self, peer: Peer) -> Sample:
+    def _measure(self, peer: Peer, more: tuple[str, ...] = ()) -> Sample:
         if self.scenario.cold:
             peer.empty()
-        sample, outcome = self._build(peer, self.scenario.job(self.place, next(self.turns)))
+        sample, outcome = self._build(peer, self.scenario.job(self.place, next(self.turns)), more)
         earlier = self.digests[peer.key]
         wrong = self.scenario.check(outcome, earlier, reproducible=peer.reproducible)
         if wrong:

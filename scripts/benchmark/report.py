@@ -8,6 +8,8 @@ from benchmark.targets import ELSEWHERE, TARGETS
 
 BEGIN = "<!-- bench: made by scripts/bench --table -->"
 END = "<!-- bench: end -->"
+_SHOWN = 0.0001
+"""Seconds of a part that is told."""
 
 
 def markdown(results: Results) -> str:
@@ -25,6 +27,8 @@ def markdown(results: Results) -> str:
     ]
     lines += [f"- {what}: left out: {_plain(why)}." for what, why in sorted(results.missing.items())]
     lines += [""] if results.missing else []
+    for row in results.rows:
+        lines += _parts(row) if row.parts else []
     lines += _head(["target", "wanted, at most", "measured", ""])
     for target in TARGETS:
         value = target.value(results)
@@ -46,6 +50,16 @@ def _elsewhere(results: Results) -> str:
 
 def _head(cells: list[str]) -> list[str]:
     return [f"| {' | '.join(cells)} |", "|---" * len(cells) + "|"]
+
+
+def _parts(row: Row) -> list[str]:
+    """What a scenario's time went into."""
+    whole = sum(row.parts.values())
+    lines = _head([f"{row.title}: where mbuild's time goes", "", ""])
+    for name, seconds in row.parts.items():
+        if seconds >= _SHOWN:
+            lines.append(f"| {name} | {seconds * 1000:.1f} ms | {seconds / whole:.0%} |")
+    return [*lines, "", "Medians of builds with `--profile`, where they are a tenth of a millisecond at least.", ""]
 
 
 def _cells(row: Row, keys: tuple[str, ...]) -> list[str]:

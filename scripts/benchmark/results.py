@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmark.measure import Sample, Spread
@@ -20,6 +20,8 @@ class Row:
     title: str
     spreads: Mapping[str, Spread]
     """By builder."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Where mbuild's time went, if that was looked at: medians of seconds."""
 
     def ratio(self, other: str) -> float | None:
         """mbuild's median over another builder's; None if one of them is missing."""
@@ -59,6 +61,7 @@ class Results:
                     "title": row.title,
                     "builders": {key: _spread_json(spread) for key, spread in row.spreads.items()},
                     "ratios": {key: row.ratio(key) for key in row.spreads if key != "mbuild"},
+                    "parts": dict(row.parts),
                 }
                 for row in self.rows
             ],
@@ -75,6 +78,7 @@ class Results:
                     key: Spread(tuple(Sample(*sample) for sample in spread["samples"]))
                     for key, spread in row["builders"].items()
                 },
+                row.get("parts", {}),
             )
             for row in value["scenarios"]
         )

@@ -48,6 +48,8 @@ class Scenario:
     """Whether the store is emptied first."""
     prepare: Callable[[Place, int], Job] | None = None
     """What each builder does once, before; without it, the job itself."""
+    broken_down: bool = False
+    """Whether it is told what mbuild's time goes into."""
 
     def check(self, outcome: Outcome, earlier: tuple[str, ...], *, reproducible: bool) -> str:
         """What is wrong, or nothing. A run that did less, or more, than it should measures something else."""
@@ -133,6 +135,7 @@ SCENARIOS = (
         Result.NEW,
         run=1,
         restores=1,
+        broken_down=True,
     ),
     Scenario(
         "run-20",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from e2e_processes import interrupt, wait_until
+from trace_support import read_trace
 
 if TYPE_CHECKING:
     from conftest import Mbuild
@@ -32,7 +33,9 @@ USER ada
 WORKDIR /home/ada/work
 RUN id -u > who && pwd >> who && echo "$HOME" >> who
 """
-    mbuild.build("-t", "changes", mbuild.context(text))
+    trace = mbuild.folder / "trace"
+    mbuild.build("-t", "changes", "--profile", trace, mbuild.context(text))
+    check_spans_of_runs(trace, 4)
     script = "cd /d; ls -1; stat -c '%a %u:%g %F' hard sub null pipe; cat sub/three; cat /home/ada/work/who"
     assert mbuild.ok("run", "changes", "/bin/sh", "-c", script).stdout.splitlines() == [
         "hard",
@@ -49,6 +52,22 @@ RUN id -u > who && pwd >> who && echo "$HOME" >> who
         "/home/ada/work",
         "/home/ada",
     ]
+
+
+def check_spans_of_runs(trace: Path, count: int) -> None:
+    """Each RUN says what its time went into: the machine's part in that order."""
+    events, names = read_trace(trace)
+    runs = [event for event in events if event.category == "step" and "] RUN " in event.name]
+    assert len(runs) == count
+    for one in runs:
+        inside = [event for event in events if one.holds(event)]
+        parts = [event.name for event in inside if event.name in ("room", "restore", "attach", "run", "diff", "stop")]
+        assert parts == ["room", "restore", "attach", "run", "diff", "stop"]
+        assert {event.name for event in inside} >= {"disks", "template", "take", "keep"}
+        (command,) = (event for event in inside if event.name == "run")
+        assert command.args == {"ending": "exited", "code": 0}
+    ahead = {names[event.row] for event in events if event.name == "restore ahead"}
+    assert ahead == {"ahead"}
 
 
 def test_two_stores_come_to_the_same_image(mbuild: Mbuild, busybox: str) -> None:
@@ -117,22 +136,28 @@ def started(mbuild: Mbuild, text: str) -> Iterator[tuple[subprocess.Popen[bytes]
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_build_that_is_interrupted_leaves_nothing_running(mbuild: Mbuild, busybox: str, number: int) -> None:
-    text = f"FROM {busybox}\nRUN echo kept > /kept\nRUN echo ready; sleep 1000\n"
+    text = f"FROM {busybox}\nRUN echo kept > /kept\nRUN echo ready; sleep 1000\nRUN echo next\n"
     with started(mbuild, text) as (process, log):
+        assert wait_until(lambda: len(mbuild.machines()) == 2), "the next one's waits"
+        folders = [Path(f"/proc/{pid}/cwd").readlink() for pid in mbuild.machines()]
         assert interrupt(process, number) == 130
         assert "Traceback" not in log.read_text()
     assert mbuild.machines() == []
+    assert not any(folder.exists() for folder in folders)
     assert mbuild.left_over() == []
-    assert mbuild.build(mbuild.context(text.replace("sleep 1000", "true")))["steps"]["run"] == 1  # type: ignore[index]
+    assert mbuild.build(mbuild.context(text.replace("sleep 1000", "true")))["steps"]["run"] == 2  # type: ignore[index]
 
 
 def test_a_build_that_is_killed_takes_its_machine_along_and_the_next_one_cleans_up(
     mbuild: Mbuild, busybox: str
 ) -> None:
-    with started(mbuild, f"FROM {busybox}\nRUN echo ready; sleep 1000\n") as (process, _):
+    with started(mbuild, f"FROM {busybox}\nRUN echo ready; sleep 1000\nRUN echo next\n") as (process, _):
+        assert wait_until(lambda: len(mbuild.machines()) == 2), "the next one's waits"
+        folders = [Path(f"/proc/{pid}/cwd").readlink() for pid in mbuild.machines()]
         assert interrupt(process, signal.SIGKILL) == -signal.SIGKILL
     assert wait_until(lambda: mbuild.machines() == [])
     assert mbuild.build(mbuild.context(f"FROM {busybox}\nRUN true\n"))["steps"]["run"] == 1  # type: ignore[index]
+    assert not any(folder.exists() for folder in folders)
     assert mbuild.left_over() == []
 
 

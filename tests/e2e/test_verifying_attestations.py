@@ -41,15 +41,18 @@ def test_a_layout_is_verified_where_there_is_no_machinefile(mbuild: Mbuild, busy
     digest = mbuild.build("-t", "app", *options, "-o", form, context)["image.digest"]
     shutil.rmtree(context)
 
-    done = mbuild.ok("verify", "-q", "--attestation", "--key", public, layout, files)
+    leave = f"--allow-image={busybox}"
+    done = mbuild("verify", "-q", "--attestation", "--key", public, layout, files)
+    assert (done.returncode, leave.replace("=", " ") in done.stderr) == (2, True)
+    done = mbuild.ok("verify", "-q", "--attestation", "--key", public, leave, layout, files)
     lines = done.stdout.splitlines()
     assert lines[0].startswith("signature: good, of the key ")
     assert lines[-1].startswith("reproducible: sha256:")
     assert lines[1].removeprefix("subject: ") == lines[-1].removeprefix("reproducible: ") != digest
-    done = mbuild.ok("verify", "-q", "--attestation", "--key", public, "--format=json", "app", files)
+    done = mbuild.ok("verify", "-q", "--attestation", "--key", public, leave, "--format=json", "app", files)
     found = json.loads(done.stdout)
     assert (found["reproducible"], found["attestation"]["subject"], found["second"]) == (True, digest, digest)
-    by_digest = mbuild.ok("verify", "-q", "--attestation", "--key", public, digest, files)
+    by_digest = mbuild.ok("verify", "-q", "--attestation", "--key", public, leave, digest, files)
     assert "reproducible: " in by_digest.stdout
 
     _, other = keys(mbuild.folder, "other")
@@ -60,7 +63,7 @@ def test_a_layout_is_verified_where_there_is_no_machinefile(mbuild: Mbuild, busy
     done = mbuild("verify", "-q", "--attestation", "--key", public, layout)
     assert (done.returncode, "none is given" in done.stderr) == (2, True)
     (files / "program").write_text("y")
-    done = mbuild("verify", "-q", "--attestation", "--key", public, layout, files)
+    done = mbuild("verify", "-q", "--attestation", "--key", public, leave, layout, files)
     assert (done.returncode, f"{files} is not what the image was made from" in done.stderr) == (2, True)
     assert mbuild.left_over() == []
 
@@ -77,6 +80,8 @@ def test_a_statement_that_was_changed_or_is_another_image_s_is_refused(mbuild: M
     command = ("verify", "-q", f"--attestation={file}", "--key", public, layouts[0], files)
 
     file.write_text(json.dumps(envelope))
+    done = mbuild("verify", "--attestation", file, "app:1")
+    assert (done.returncode, f"--attestation={file}" in done.stderr) == (2, True)
     done = mbuild(*command)
     assert (done.returncode, " is about sha256:" in done.stderr) == (4, True)
     payload = base64.b64decode(envelope["payload"]).replace(b'"n":"1"', b'"n":"0"')
@@ -114,7 +119,7 @@ def test_a_run_is_run_again(mbuild: Mbuild, busybox: str) -> None:
     layout = mbuild.folder / "layout"
     steady = mbuild.context(f"FROM {busybox}\nRUN echo hi > /a\nRUN date > /d\n")
     mbuild.build("--provenance=mode=max", "-o", f"type=oci,dest={layout}", steady)
-    done = mbuild("verify", "-q", "--attestation", "--allow-unsigned", layout)
+    done = mbuild("verify", "-q", "--attestation", "--allow-unsigned", f"--allow-image={busybox}", layout)
     assert done.returncode == 5, done.stderr
     assert "signature: unsigned" in done.stdout
     assert "line 3" in done.stdout

@@ -20,7 +20,7 @@ from engine.vm.execution import Execution, FixedClock
 from engine.vm.fake import FakeHypervisor
 from engine.vm.protocol import Op, Values
 from engine.vm.sandbox import MicroVmSandbox
-from machinefile.clocks import EARLIEST, LATEST, Clock
+from machinefile.clocks import EARLIEST, LATEST, Clock, declared_epoch
 from machinefile.errors import MachinefileError
 from machinefile.parser import parse
 from machinefile.source import Source
@@ -87,36 +87,42 @@ def test_the_key_has_every_clock_but_the_real_one(workshop: Workshop) -> None:
     assert len({plain[0], step("", Clock.EPOCH)[0], step("", Clock.FROZEN)[0]}) == 3
 
 
-@pytest.mark.parametrize("value", ["", "froze", "0", "Epoch"])
-def test_what_is_no_clock_is_refused_at_its_place(workshop: Workshop, value: str) -> None:
-    with pytest.raises(MachinefileError) as caught:
-        workshop.plan(f"FROM base\nRUN --clock={value} true\n")
-    assert caught.value.code == "bad-clock"
-    assert caught.value.span is not None
-    assert (caught.value.span.line, caught.value.span.column) == (2, 5)
+def test_what_is_no_clock_is_refused_at_its_place(workshop: Workshop) -> None:
+    for value in ("", "froze", "0", "Epoch"):
+        with pytest.raises(MachinefileError) as caught:
+            workshop.plan(f"FROM base\nRUN --clock={value} true\n")
+        assert caught.value.code == "bad-clock"
+        assert caught.value.span is not None
+        assert (caught.value.span.line, caught.value.span.column) == (2, 5)
 
 
 @pytest.mark.parametrize("epoch", ["0", str(EARLIEST - 1), str(LATEST + 1), "9" * 5000, "-1", "now", "٣" * 9])
-@pytest.mark.parametrize("clock", [Clock.EPOCH, Clock.FROZEN])
-def test_what_no_clock_can_be_set_to_is_refused(workshop: Workshop, epoch: str, clock: Clock) -> None:
-    text = f"FROM base\nENV SOURCE_DATE_EPOCH={epoch}\nRUN write a 1\n"
-    with pytest.raises(MachinefileError) as caught:
-        workshop.plan(text, clock=clock)
-    assert caught.value.code == "bad-clock"
+def test_what_no_clock_can_be_set_to_is_no_epoch(epoch: str) -> None:
+    with pytest.raises(ValueError, match=epoch):
+        declared_epoch({"SOURCE_DATE_EPOCH": epoch})
+
+
+def test_an_epoch_that_no_clock_can_be_set_to_is_refused(workshop: Workshop) -> None:
+    text = "FROM base\nENV SOURCE_DATE_EPOCH=0\nRUN write a 1\n"
     workshop.plan(text)
+    for clock in (Clock.EPOCH, Clock.FROZEN):
+        with pytest.raises(MachinefileError) as caught:
+            workshop.plan(text, clock=clock)
+        assert caught.value.code == "bad-clock"
 
 
-@pytest.mark.parametrize("epoch", [EARLIEST, LATEST])
-def test_the_first_and_the_last_epoch_will_do(workshop: Workshop, epoch: int) -> None:
-    text = f"FROM base\nENV SOURCE_DATE_EPOCH={epoch}\nRUN --clock=frozen write a 1\n"
-    assert clocks(workshop, text) == [FixedClock(epoch, held=True)]
+def test_the_first_and_the_last_epoch_will_do(workshop: Workshop) -> None:
+    text = "FROM base\n" + "".join(
+        f"ENV SOURCE_DATE_EPOCH={epoch}\nRUN --clock=frozen write a {epoch}\n" for epoch in (EARLIEST, LATEST)
+    )
+    assert clocks(workshop, text) == [FixedClock(EARLIEST, held=True), FixedClock(LATEST, held=True)]
 
 
-@pytest.mark.parametrize("line", ["COPY --clock=epoch a b", "ADD --clock=epoch a b", "SNAPSHOT --clock=epoch"])
-def test_no_other_instruction_has_a_clock(workshop: Workshop, line: str) -> None:
-    with pytest.raises(MachinefileError) as caught:
-        workshop.plan(f"FROM base\n{line}\n")
-    assert caught.value.code == "unknown-flag"
+def test_no_other_instruction_has_a_clock(workshop: Workshop) -> None:
+    for line in ("COPY --clock=epoch a b", "ADD --clock=epoch a b", "SNAPSHOT --clock=epoch"):
+        with pytest.raises(MachinefileError) as caught:
+            workshop.plan(f"FROM base\n{line}\n")
+        assert caught.value.code == "unknown-flag"
 
 
 def test_parsing_gives_the_flag_as_it_is_written() -> None:
@@ -125,7 +131,9 @@ def test_parsing_gives_the_flag_as_it_is_written() -> None:
 
 
 def test_a_fixed_clock_is_not_shifted_and_starts_with_the_command(tmp_path: Path) -> None:
-    def told(clock: FixedClock | None) -> list[tuple[int, list[int]]]:
+    def told(clock: FixedClock | None) -> list[tuple[int, int]]:
+        """What it is told about its clock, with the seconds, and where the folders that stay are made and its command
+        starts."""
         hypervisor = FakeHypervisor()
         execution = replace(EXECUTION, clock=clock)
         with ShiftedSandbox(MicroVmSandbox(hypervisor, tmp_path)).execute(
@@ -137,20 +145,22 @@ def test_a_fixed_clock_is_not_shifted_and_starts_with_the_command(tmp_path: Path
         for frame in machine.commands:
             values = Values(frame.payload)
             if frame.op in (Op.SET_CLOCK, Op.HOLD_CLOCK):
-                found.append((frame.op, [values.number() for _ in range(len(frame.payload) // 8)]))
-            elif frame.op == Op.SPAWN:
-                found.append((frame.op, []))
+                found.append((frame.op, values.number()))
+            elif frame.op == Op.SPAWN or (frame.op == Op.ENSURE and b"/etc" not in frame.payload):
+                found.append((frame.op, 0))
         return found
 
-    (first, then, spawned) = told(FixedClock(EARLIEST))
-    assert first[0] == Op.SET_CLOCK
-    assert 0 < first[1][0] < EARLIEST
-    assert (then, spawned[0]) == ((Op.SET_CLOCK, [EARLIEST, 0]), Op.SPAWN)
-    assert told(FixedClock(7 * EARLIEST, held=True)) == [(Op.HOLD_CLOCK, [7 * EARLIEST]), (Op.SPAWN, [])]
-    assert [op for op, _ in told(None)] == [Op.SET_CLOCK, Op.SPAWN]
+    restored, *then = told(FixedClock(EARLIEST))
+    before, start, folders = (Op.SET_CLOCK, EARLIEST - 3600), (Op.SET_CLOCK, EARLIEST), [(Op.ENSURE, 0)] * 3
+    assert restored[0] == Op.SET_CLOCK
+    assert restored[1] > EARLIEST
+    assert then == [before, start, *folders, before, start, (Op.ENSURE, 0), start, (Op.SPAWN, 0)]
+    held = told(FixedClock(7 * EARLIEST, held=True))[1:]
+    assert held == [(Op.HOLD_CLOCK, 7 * EARLIEST), *folders, (Op.ENSURE, 0), (Op.SPAWN, 0)]
+    assert [op for op, _ in told(None)] == [Op.SET_CLOCK, Op.SET_CLOCK, *[Op.ENSURE] * 4, Op.SPAWN]
 
 
-EXECUTION = Execution((), ("true",), (("PATH", "/bin"),), shape=MachineShape(disk=64 << 20))
+EXECUTION = Execution((), ("true",), (("PATH", "/bin"),), working_dir="/work", shape=MachineShape(disk=64 << 20))
 
 
 def test_the_command_line_says_it_and_says_it_again_to_look_inside(tmp_path: Path) -> None:

@@ -378,6 +378,9 @@ class Watched:
     def __getattr__(self, name: str) -> object:
         return getattr(self.sandbox, name)
 
+    def forget(self) -> None:
+        self.sandbox.forget()
+
 
 def test_stages_that_do_not_need_one_another_run_side_by_side(workshop: Workshop) -> None:
     meeting = threading.Barrier(2, timeout=30)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.following import following as find_following
-from engine.following import stood_on
-from engine.vm.execution import SPARE_LAYERS
+from engine.vm.execution import SPARE_LAYERS, Execution
 
 if TYPE_CHECKING:
     from conftest import Workshop
@@ -53,11 +52,11 @@ def test_what_is_there_already_is_not_waited_for(workshop: Workshop) -> None:
 
 def test_a_command_after_copies_is_made_ready_for_while_they_are_made(workshop: Workshop) -> None:
     workshop.write("a", "x")
-    workshop.build(BASE + "WORKDIR /w\nCOPY a /b\nRUN one\nRUN two\n")
+    workshop.build(BASE + "WORKDIR /w\nCOPY a /b\nRUN one\nRUN two\n", jobs=1)
     assert [len(outlook.disks) for outlook in workshop.sandbox.expected] == [1]
     assert [execution.then is not None for execution in workshop.sandbox.executions] == [True, False]
     workshop.sandbox.expected.clear()
-    workshop.build(BASE + "COPY a /d\nRUN three\n")
+    workshop.build(BASE + "COPY a /d\nRUN three\n", jobs=1)
     workshop.build("FROM base\nRUN alone\n")
     assert [len(outlook.disks) for outlook in workshop.sandbox.expected] == [2]  # on the copy that is there
 
@@ -66,7 +65,7 @@ def standing(workshop: Workshop, text: str) -> set[str]:
     """The lines of the steps that a command to come stands on."""
     workshop.write("a", "x")
     plan = workshop.plan(BASE + text)
-    return {str(plan.step(step_id).step.span.line) for step_id in stood_on(plan.to_run())}
+    return {str(plan.step(step_id).step.span.line) for step_id in find_following(plan.to_run()).stood_on}
 
 
 def test_what_is_below_a_command_is_stood_on(workshop: Workshop) -> None:
@@ -78,3 +77,18 @@ def test_what_is_there_already_is_not_counted(workshop: Workshop) -> None:
     workshop.write("a", "x")
     workshop.build(BASE + "RUN one\n")
     assert standing(workshop, "RUN one\nRUN two\nRUN three\n") == {"4"}
+
+
+def test_no_machine_is_made_ready_before_the_worker_gets_to_the_copies_of_its_stage(workshop: Workshop) -> None:
+    workshop.write("a", "x")
+    expected: list[int] = []
+    behave = workshop.sandbox._behave
+
+    def counted(execution: Execution) -> tuple[int, bytes, bytes]:
+        expected.append(len(workshop.sandbox.expected))
+        return behave(execution)
+
+    workshop.sandbox._behave = counted
+    stages = "FROM base AS x\nCOPY a /b\nRUN one\nFROM base AS y\nENV A=b\nCOPY a /c\nRUN two\n"
+    workshop.build(f"{stages}FROM base\nCOPY --from=x /bin /x\nCOPY --from=y /bin /y\n", jobs=1)
+    assert expected == [1, 2]

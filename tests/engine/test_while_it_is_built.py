@@ -159,6 +159,9 @@ def test_a_name_that_a_step_looked_up_shows_no_secret(workshop: Workshop) -> Non
         def execute(self, *_: object) -> object:
             yield Result(Ending.EXITED, 1, egress=log)
 
+        def forget(self) -> None:
+            """It has nothing ready."""
+
     driver = workshop.driver
     driver.sandbox = Reaching  # type: ignore[assignment]
     request = dataclasses.replace(workshop.request("FROM base\nRUN fail 1\n"), secrets=secrets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from machinefile.errors import MachinefileError
@@ -124,3 +124,17 @@ def test_wildcards_are_recognised() -> None:
     assert has_wildcards("a*")
     assert has_wildcards("a[b")
     assert not has_wildcards("a\\*b")
+
+
+@given(st.lists(st.text(alphabet="ab*?!/# .\\[]é", max_size=8), max_size=5))
+@example(["/."])
+@example(["? /"])
+@example(["../x", ".."])
+@example(["#"])
+def test_the_lines_that_are_given_parse_to_the_same_rules(lines: list[str]) -> None:
+    try:
+        rules = IgnoreRules.parse("\n".join(lines))
+    except MachinefileError:
+        return
+    again = IgnoreRules.parse("\n".join(rules.patterns()))
+    assert [(rule.pattern, rule.keep) for rule in again.rules] == [(rule.pattern, rule.keep) for rule in rules.rules]

@@ -36,6 +36,7 @@ NEEDLESS = (
     "engine.vm.channel",
     "engine.vm.execution",
     "fractions",
+    "mbuild.trace",
     "httpx",
     "lark",
     "networkx",

@@ -144,6 +144,18 @@ int op_hold(void);
 int op_resume(void);
 int op_connect(struct args *args);
 
+/* extents.c: brings what is left of a file's content to the scratch disk and finds out where it is. False if it must
+ * be copied: it is small, only in memory, in too many pieces, or the file system cannot tell. */
+#define EXTENT_LIMIT 1024u
+struct extent {
+    uint64_t offset, length;
+};
+extern struct extents {
+    uint32_t count;
+    struct extent at[EXTENT_LIMIT];
+} extents;
+bool find_extents(int fd, uint64_t size);
+
 /* changes.c */
 int write_changes(const char *upper, const char *below, const char *device, uint64_t *length, uint64_t *records);
 

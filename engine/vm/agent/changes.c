@@ -5,6 +5,9 @@
  * record with the same inode), the extended attributes (u16 length of the name, u32 length of the value, name,
  * value), zeros up to a multiple of 512 bytes from the stream's start, the content, and zeros again. The end
  * record's size is the number of records before it.
+ *
+ * A large file is not copied: its record says where on the scratch disk its content lies. Behind the attributes
+ * come u32 count and so many extents (u64 offset on that disk, or all ones for zeros; u64 length), and no content.
  */
 #define _GNU_SOURCE
 #include "agent.h"
@@ -34,7 +37,18 @@
 #define DEPTH_LIMIT 2000 /* folders in one another: each takes a descriptor and about 1 KB of the stack */
 static const char stream_magic[8] = {'M', 'B', 'C', 'H', 'G', 0, 0, 1};
 
-enum { TYPE_FILE = 1, TYPE_FOLDER, TYPE_SYMLINK, TYPE_CHAR, TYPE_BLOCK, TYPE_FIFO, TYPE_SOCKET, TYPE_HARDLINK, TYPE_END = 255 };
+enum {
+    TYPE_FILE = 1,
+    TYPE_FOLDER,
+    TYPE_SYMLINK,
+    TYPE_CHAR,
+    TYPE_BLOCK,
+    TYPE_FIFO,
+    TYPE_SOCKET,
+    TYPE_HARDLINK,
+    TYPE_EXTENTS,
+    TYPE_END = 255
+};
 
 struct header {
     uint32_t magic;
@@ -127,9 +141,20 @@ static bool hidden(const char *name) {
     return !strncmp(name, "trusted.overlay.", 16) && strcmp(name, "trusted.overlay.opaque") != 0;
 }
 
+/* What has extended attributes: by its descriptor, which costs less, or by its path when that is negative. */
+struct holder {
+    int fd;
+    const char *path;
+};
+
+static ssize_t get_xattr(struct holder of, const char *name, char value[XATTR_LIMIT]) {
+    return of.fd >= 0 ? fgetxattr(of.fd, name, value, XATTR_LIMIT) : lgetxattr(of.path, name, value, XATTR_LIMIT);
+}
+
 /* The names of an entry's extended attributes, NUL-separated, without overlayfs's own notes. */
-static ssize_t xattr_names(const char *path, char names[XATTR_LIMIT]) {
-    ssize_t total = llistxattr(path, names, XATTR_LIMIT), kept = 0;
+static ssize_t xattr_names(struct holder of, char names[XATTR_LIMIT]) {
+    ssize_t total = of.fd >= 0 ? flistxattr(of.fd, names, XATTR_LIMIT) : llistxattr(of.path, names, XATTR_LIMIT);
+    ssize_t kept = 0;
     if (total < 0)
         return errno == ENOTSUP ? 0 : -1;
     for (ssize_t at = 0; at < total;) {
@@ -143,7 +168,7 @@ static ssize_t xattr_names(const char *path, char names[XATTR_LIMIT]) {
     return kept;
 }
 
-static void put_record(uint8_t type, const struct stat *st, size_t path_length, const char *link, const char *entry) {
+static void put_record(uint8_t type, const struct stat *st, size_t path_length, const char *link, struct holder entry) {
     static char names[XATTR_LIMIT], value[XATTR_LIMIT];
     ssize_t total = type == TYPE_HARDLINK ? 0 : xattr_names(entry, names);
     if (total < 0) {
@@ -156,7 +181,7 @@ static void put_record(uint8_t type, const struct stat *st, size_t path_length, 
         .mode = st->st_mode & 07777,
         .uid = st->st_uid,
         .gid = st->st_gid,
-        .size = type == TYPE_FILE ? (uint64_t)st->st_size : 0,
+        .size = type == TYPE_FILE || type == TYPE_EXTENTS ? (uint64_t)st->st_size : 0,
         .mtime = st->st_mtim.tv_sec,
         .mtime_ns = (uint32_t)st->st_mtim.tv_nsec,
         .path_length = (uint32_t)path_length,
@@ -172,7 +197,7 @@ static void put_record(uint8_t type, const struct stat *st, size_t path_length, 
     put(s.path, path_length);
     put(link, header.link_length);
     for (ssize_t at = 0; at < total; at += (ssize_t)strlen(names + at) + 1) {
-        ssize_t n = lgetxattr(entry, names + at, value, sizeof value);
+        ssize_t n = get_xattr(entry, names + at, value);
         if (n < 0) {
             fail(s.path);
             return;
@@ -184,6 +209,10 @@ static void put_record(uint8_t type, const struct stat *st, size_t path_length, 
         put(names + at, name_length);
         put(value, value_length);
     }
+    if (type == TYPE_EXTENTS) {
+        put(&extents.count, sizeof extents.count);
+        put(extents.at, extents.count * sizeof *extents.at);
+    }
     pad();
     s.records++;
 }
@@ -193,10 +222,8 @@ static void put_folder(struct folder *folder) {
         return;
     if (folder->parent)
         put_folder(folder->parent);
-    char entry[64];
-    snprintf(entry, sizeof entry, "/proc/self/fd/%d/.", folder->fd);
     folder->written = true;
-    put_record(TYPE_FOLDER, &folder->st, folder->path_length, "", entry);
+    put_record(TYPE_FOLDER, &folder->st, folder->path_length, "", (struct holder){.fd = folder->fd});
 }
 
 static void put_range(int fd, uint64_t length) {
@@ -271,14 +298,14 @@ static const char *met_before(uint64_t inode, size_t path_length) {
     return NULL;
 }
 
-static bool same_xattrs(const char *one, const char *other) {
+static bool same_xattrs(struct holder one, struct holder other) {
     static char names[XATTR_LIMIT], others[XATTR_LIMIT], value[XATTR_LIMIT], other_value[XATTR_LIMIT];
     ssize_t total = xattr_names(one, names);
     if (total < 0 || total != xattr_names(other, others))
         return false;
     for (ssize_t at = 0; at < total; at += (ssize_t)strlen(names + at) + 1) {
-        ssize_t n = lgetxattr(one, names + at, value, sizeof value);
-        if (n < 0 || n != lgetxattr(other, names + at, other_value, sizeof other_value) ||
+        ssize_t n = get_xattr(one, names + at, value);
+        if (n < 0 || n != get_xattr(other, names + at, other_value) ||
             memcmp(value, other_value, (size_t)n) != 0)
             return false;
     }
@@ -297,11 +324,9 @@ static bool unchanged(struct folder *folder) {
         return false;
     }
     struct stat st;
-    char one[64], other[64];
-    snprintf(one, sizeof one, "/proc/self/fd/%d/.", folder->fd);
-    snprintf(other, sizeof other, "/proc/self/fd/%d/.", fd);
     bool same = !fstat(fd, &st) && st.st_mode == folder->st.st_mode && st.st_uid == folder->st.st_uid &&
-                st.st_gid == folder->st.st_gid && same_xattrs(one, other);
+                st.st_gid == folder->st.st_gid &&
+                same_xattrs((struct holder){.fd = folder->fd}, (struct holder){.fd = fd});
     close(fd);
     return same;
 }
@@ -320,11 +345,40 @@ static size_t extend_path(size_t length, const char *name) {
 
 static void visit_folder(struct folder *folder);
 
-static void visit(struct folder *parent, const char *name) {
+/* A plain file, which is open. */
+static void visit_file(struct folder *parent, size_t length, int fd, const struct stat *st) {
+    put_folder(parent);
+    const char *first = st->st_nlink > 1 ? met_before(st->st_ino, length) : NULL;
+    struct holder entry = {.fd = fd};
+    if (first) {
+        put_record(TYPE_HARDLINK, st, length, first, entry);
+    } else if (find_extents(fd, (uint64_t)st->st_size)) {
+        put_record(TYPE_EXTENTS, st, length, "", entry);
+    } else {
+        put_record(TYPE_FILE, st, length, "", entry);
+        put_content(fd, st);
+    }
+}
+
+static void visit(struct folder *parent, const char *name, bool is_file) {
     struct stat st;
     size_t length = extend_path(parent->path_length, name);
+    if (is_file) { /* its name is looked up once */
+        int fd = openat(parent->fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOATIME);
+        if (fd < 0 || fstat(fd, &st))
+            fail(s.path);
+        else
+            visit_file(parent, length, fd, &st);
+        if (fd >= 0)
+            close(fd);
+        return;
+    }
     if (fstatat(parent->fd, name, &st, AT_SYMLINK_NOFOLLOW)) {
         fail(s.path);
+        return;
+    }
+    if (S_ISREG(st.st_mode)) { /* the folder did not say */
+        visit(parent, name, true);
         return;
     }
     if (S_ISDIR(st.st_mode)) {
@@ -346,36 +400,21 @@ static void visit(struct folder *parent, const char *name) {
     static char entry[NAME_MAX + 64], target[PATH_MAX + 1]; /* folders are visited before or after their use */
     *target = 0;
     snprintf(entry, sizeof entry, "/proc/self/fd/%d/%s", parent->fd, name);
+    struct holder holder = {.fd = -1, .path = entry};
     switch (st.st_mode & S_IFMT) {
-    case S_IFREG: {
-        const char *first = st.st_nlink > 1 ? met_before(st.st_ino, length) : NULL;
-        if (first) {
-            put_record(TYPE_HARDLINK, &st, length, first, entry);
-            return;
-        }
-        int fd = openat(parent->fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOATIME);
-        if (fd < 0) {
-            fail(s.path);
-            return;
-        }
-        put_record(TYPE_FILE, &st, length, "", entry);
-        put_content(fd, &st);
-        close(fd);
-        return;
-    }
     case S_IFLNK: {
         ssize_t n = readlinkat(parent->fd, name, target, PATH_MAX);
         if (n < 0)
             fail(s.path);
         else
             target[n] = 0;
-        put_record(TYPE_SYMLINK, &st, length, target, entry);
+        put_record(TYPE_SYMLINK, &st, length, target, holder);
         return;
     }
-    case S_IFCHR: put_record(TYPE_CHAR, &st, length, "", entry); return;
-    case S_IFBLK: put_record(TYPE_BLOCK, &st, length, "", entry); return;
-    case S_IFIFO: put_record(TYPE_FIFO, &st, length, "", entry); return;
-    case S_IFSOCK: put_record(TYPE_SOCKET, &st, length, "", entry); return;
+    case S_IFCHR: put_record(TYPE_CHAR, &st, length, "", holder); return;
+    case S_IFBLK: put_record(TYPE_BLOCK, &st, length, "", holder); return;
+    case S_IFIFO: put_record(TYPE_FIFO, &st, length, "", holder); return;
+    case S_IFSOCK: put_record(TYPE_SOCKET, &st, length, "", holder); return;
     }
 }
 
@@ -395,7 +434,7 @@ static void visit_folder(struct folder *folder) {
     struct dirent *entry;
     while (!s.error && (entry = readdir(entries)))
         if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-            visit(folder, entry->d_name);
+            visit(folder, entry->d_name, entry->d_type == DT_REG);
     closedir(entries);
 }
 

@@ -14,7 +14,6 @@ from engine.attest.provenance import BUILD_TYPE
 from engine.attest.recipe import parse_recipe
 from machinefile.clocks import Clock
 from machinefile.errors import UntrustedDataError, UsageError
-from machinefile.ignore import IgnoreRules
 
 SHA = "a" * 64
 COMMIT = "b" * 40
@@ -155,6 +154,10 @@ def test_what_is_not_known_is_refused_and_what_is_missing_too(place: str) -> Non
         ("resolvedDependencies", [{}] * 10_001),
         ("resolvedDependencies", [{"uri": "https://h/f", "digest": {"sha256": c * 64}} for c in "ab"]),
         ("resolvedDependencies", [{"digest": {"gitCommit": "b"}, "annotations": {"repository": "r"}}]),
+        (
+            "resolvedDependencies",
+            [{"digest": {"gitCommit": COMMIT}, "annotations": {"repository": "r", "name": "refs/heads/../../../x"}}],
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 80 else "value",
 )
@@ -189,7 +192,7 @@ def _paths(value: object, above: tuple[object, ...] = ()) -> list[tuple[object, 
 PATHS = [path for path in _paths(predicate()) if path]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(PATHS), JSON), min_size=1, max_size=3))
 def test_any_change_is_read_or_refused(changes: list[tuple[tuple[Any, ...], object]]) -> None:
     changed = predicate()
@@ -207,15 +210,3 @@ def test_any_change_is_read_or_refused(changes: list[tuple[tuple[Any, ...], obje
         return
     assert all(len(digest) == 64 for _, digest in recipe.took.folders)
     assert recipe.shape is None or 1 <= recipe.shape.cpus <= 255
-
-
-@given(st.lists(st.text(alphabet="ab*?!/# .\\[]é", max_size=8), max_size=5))
-def test_the_rules_of_a_dockerignore_come_through(lines: list[str]) -> None:
-    from machinefile.errors import MachinefileError
-
-    try:
-        rules = IgnoreRules.parse("\n".join(lines))
-    except MachinefileError:
-        return
-    again = IgnoreRules.parse("\n".join(rules.patterns()))
-    assert [(rule.pattern, rule.keep) for rule in again.rules] == [(rule.pattern, rule.keep) for rule in rules.rules]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import struct
+import tempfile
 from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.layers.changeformat import HEADER, RECORD_MAGIC, STREAM_MAGIC, RecordType
+from engine.layers.changeformat import HEADER, RECORD_MAGIC, STREAM_MAGIC, ZEROS, RecordType
 from engine.layers.changes import layer_from_changes, read_changes
 from engine.layers.changes_write import ChangeWriter, write_changes
 from engine.layers.entry import NORMAL_TIME, Entry, EntryType
@@ -139,6 +140,16 @@ def entry(path: str, **fields) -> Entry:  # type: ignore[no-untyped-def]
     return Entry(path, EntryType.FILE, **fields)
 
 
+def scattered(size: int, *extents: tuple[int, int]) -> io.BytesIO:
+    """The stream of one file that lies on the scratch disk."""
+    out = io.BytesIO()
+    writer = ChangeWriter(out)
+    writer.record(RecordType.DIRECTORY, ROOT)
+    writer.extents(entry("x", size=size), extents)
+    writer.finish()
+    return out
+
+
 FILE, DIRECTORY, HARDLINK, SYMLINK = RecordType.FILE, RecordType.DIRECTORY, RecordType.HARDLINK, RecordType.SYMLINK
 MALFORMED = {
     "no magic": io.BytesIO(b"\0" * 512),
@@ -164,7 +175,8 @@ MALFORMED = {
     "symlink to nothing": stream_of((SYMLINK, entry("l"))),
     "symlink with a NUL": stream_of((SYMLINK, entry("l", link="a\0"))),
     "file with a link": stream_of((FILE, entry("f", link="a"))),
-    "unknown type": stream_of((9, entry("x"))),
+    "unknown type": stream_of((10, entry("x"))),
+    "pieces without a disk": scattered(3, (0, 3)),
     "impossible mode": stream_of((FILE, entry("x", mode=0o10000))),
     "impossible owner": stream_of((FILE, entry("x", uid=(1 << 32) - 1))),
     "impossible time": stream_of((FILE, entry("x", mtime=1 << 50))),
@@ -196,6 +208,52 @@ def test_a_malformed_stream_is_refused(case: str) -> None:
     with pytest.raises(UntrustedDataError) as caught:
         read_changes(stream, LIMITS)
     assert caught.value.code == "changes-malformed"
+
+
+PIECES = {
+    "behind the end": scattered(3, (98, 3)),
+    "behind all numbers": scattered(3, ((1 << 64) - 2, 3)),
+    "too short": scattered(4, (0, 3)),
+    "too long": scattered(2, (0, 3)),
+    "none": scattered(1),
+    "an empty one": scattered(3, (0, 3), (5, 0)),
+    "too many": scattered(1025, *[(1, 1)] * 1025),
+    "cut": io.BytesIO(scattered(1000, *[(1, 1)] * 1000).getvalue()[:9000]),
+}
+
+
+@pytest.mark.parametrize("case", PIECES)
+def test_pieces_of_a_file_that_cannot_be_are_refused(case: str) -> None:
+    with pytest.raises(UntrustedDataError) as caught:
+        read_changes(PIECES[case], LIMITS, io.BytesIO(bytes(100)))
+    assert caught.value.code == "changes-malformed"
+
+
+def test_pieces_of_more_than_a_layer_may_hold_are_refused() -> None:
+    with pytest.raises(UntrustedDataError) as caught:
+        read_changes(scattered(1 << 25, (ZEROS, 1 << 25)), LIMITS, io.BytesIO())
+    assert caught.value.code == "changes-too-large"
+
+
+@given(content=st.binary(max_size=5000), cuts=st.lists(st.integers(1, 4999), max_size=6), on_file=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_file_in_pieces_gives_the_layer_of_one_that_is_whole(content: bytes, cuts: list[int], on_file: bool) -> None:
+    ends = sorted({len(content), *(cut for cut in cuts if cut < len(content))} - {0})
+    pieces = [content[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    disk, extents = bytearray(), []
+    for piece in reversed(pieces):
+        whole = not any(piece)
+        extents.insert(0, (ZEROS if whole else len(disk), len(piece)))
+        disk += b"" if whole else piece + b"gap"
+    whole_out, out = io.BytesIO(), io.BytesIO()
+    stream = stream_of((FILE, entry("x", size=len(content)), content))
+    expected = layer_from_changes(read_changes(stream, LIMITS), whole_out)
+    with tempfile.TemporaryFile() if on_file else io.BytesIO() as scratch:
+        scratch.write(disk)
+        scratch.flush()
+        written = layer_from_changes(read_changes(scattered(len(content), *extents), LIMITS, scratch), out)
+    assert out.getvalue() == whole_out.getvalue()
+    assert written.index == expected.index
 
 
 @pytest.mark.parametrize("name", ["redirect", "metacopy"])

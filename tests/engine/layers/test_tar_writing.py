@@ -10,9 +10,11 @@ import subprocess
 import tarfile
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine.layers.entry import NORMAL_TIME, Entry, EntryType
-from engine.layers.tarwrite import Item, write_layer
+from engine.layers.tarwrite import Item, header_blocks, write_layer
 from machinefile.errors import HostError
 
 LONG = "usr/" + "long/" * 30 + "name"
@@ -63,6 +65,24 @@ def test_a_small_layer_is_exactly_these_bytes() -> None:
     expected = name + numbers + checksum + rest + b"hi\n" + bytes(509) + bytes(1024)
     assert int(b"02263773600", 8) == NORMAL_TIME
     assert written([file("etc/motd", b"hi\n", uid=1000)]) == expected
+
+
+@given(
+    name=st.binary(min_size=1, max_size=100).filter(lambda name: not {0, 47, 46} & set(name)),
+    mode=st.integers(0, 0o7777),
+    owner=st.tuples(st.integers(0, 0o7777777), st.integers(0, 0o7777777)),
+    size=st.integers(0, 0o77777777777),
+    mtime=st.one_of(st.integers(0, 0o77777777777), st.just(float(NORMAL_TIME))),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_plain_file_has_one_block_with_all_its_numbers(
+    name: bytes, mode: int, owner: tuple[int, int], size: int, mtime: float
+) -> None:
+    block = header_blocks(Entry(os.fsdecode(name), EntryType.FILE, mode, *owner, size, mtime))
+    numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode, *owner, size, int(mtime))
+    rest = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x000000000\0" + bytes(155) + bytes(12)
+    checksum = b"%06o\0 " % (sum(name + numbers + rest) + 8 * 32)
+    assert block == name.ljust(100, b"\0") + numbers + checksum + rest
 
 
 def test_a_layer_of_everything_keeps_its_digest_for_ever() -> None:

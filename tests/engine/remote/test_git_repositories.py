@@ -10,7 +10,7 @@ import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,7 +19,7 @@ from engine.layers.limits import LayerLimits
 from engine.remote.checkout import Checkout
 from engine.remote.git import Git
 from engine.remote.giturl import GitUrl, parse_git_url
-from engine.remote.repository import Repository, find_commit
+from engine.remote.repository import Found, Repository, find_commit
 from machinefile.errors import HostError, InterruptedBuildError, MbuildError, TransferError
 
 if TYPE_CHECKING:
@@ -288,6 +288,22 @@ def test_keep_git_dir_gives_a_clone_that_works_and_is_the_same_each_time(bench: 
     assert run_git(clone, "fsck", "--strict") == ""
     assert run_git(clone, "remote", "get-url", "origin") == work.url
     assert run_git(clone, "log", "--format=%H") == commit
+
+
+def test_the_name_of_a_branch_is_no_way_out_of_its_folder(bench: Bench, work: Work) -> None:
+    """A server says what HEAD stands for, and a provenance what a tag was called."""
+    work.write("f", "one")
+    found = Found(work.commit(), "refs/heads/../../../../../out")
+    target = bench.folder / "fetched"
+    target.mkdir()
+    Repository(bench.git, target, bench.limits).checkout(GitUrl(work.url), found, keep_git_dir=True)
+    assert not (bench.folder / "out").exists()
+
+    class Lying(Git):
+        def run(self, *words: str, **options: Any) -> bytes:
+            return f"ref: {found.ref}\tHEAD\n{found.commit}\tHEAD\n".encode()
+
+    assert find_commit(Lying(bench.folder, bench.cancelled, largest=1), GitUrl(work.url)).ref == ""
 
 
 def test_neither_hooks_nor_configuration_of_the_user_have_a_say(

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from attested_support import Bench
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from layer_support import file_item, tar_of
 
-from cache.store import Store
-from engine.attest.attached import Attached, Found, attached_to
+from engine.attest.attached import Attached, Found
 from engine.attest.spec import AttestSpec, ProvenanceMode
 from engine.attest.statement import PROVENANCE_TYPE, Statement, Subject
-from engine.driver import Driver
 from engine.epoch import Epoch
-from engine.images.source import ImageSources
 from engine.output.annotations import parse_annotations
 from engine.remote.contexts import ContextKind, NamedContext, parse_context
 from engine.secrets import Secrets
-from engine.verify.attested import Belief, Claim, verify_attested
-from engine.verify.images import Image
-from engine.verify.verifier import Verified, Verifier
+from engine.verify.attested import Belief
 from machinefile.clocks import Clock
 from machinefile.errors import UntrustedDataError, UsageError
-from machinefile.platform import native
+from machinefile.platform import Platform, native
 from machinefile.steps import NetworkMode
-from mbuild.arguments import Parser, add_build_options
-from mbuild.attested import add_attestation_options, attested_request
 
 if TYPE_CHECKING:
     from conftest import Workshop
 
-NAME = "docker.io/library/app:1"
 TEXT = """FROM base AS made
 ARG WORD
 RUN --mount=type=bind,target=/src write first $WORD
@@ -43,60 +37,6 @@ COPY a /
 COPY --from=made /first /
 LABEL own=1
 """
-UNSIGNED = Belief(None, unsigned=True)
-
-
-class Bench:
-    """Builds with a provenance, and verifies it in stores of its own."""
-
-    def __init__(self, workshop: Workshop, folder: Path) -> None:
-        self.workshop = workshop
-        self.folder = folder
-        folder.mkdir()
-        self.empty = folder / "empty"
-        self.empty.mkdir()
-        self._count = 0
-
-    def build(self, text: str = TEXT, mode: ProvenanceMode = ProvenanceMode.MAX, **changes: Any) -> str:
-        changes.setdefault("attest", AttestSpec(mode))
-        options = changes.pop("options", {})
-        request = self.workshop.request(text, names=(NAME,), ignore="*.md\n", **options)
-        return self.workshop.driver.build(replace(request, **changes)).digest
-
-    def verify(self, *words: str, belief: Belief = UNSIGNED, found: Attached | None = None) -> tuple[Claim, Verified]:
-        parser = Parser()
-        add_build_options(parser)
-        add_attestation_options(parser)
-        parser.set_defaults(context=None)
-        options = parser.parse_args(list(words))
-        self._count += 1
-        folder = self.folder / str(self._count)
-        folder.mkdir()
-        store = self.workshop.store
-
-        def find(image: Image) -> Attached:
-            return found or self.attached(image.image.digest)
-
-        with Verifier(self.opened, folder, store.vm_folder) as verifier:
-            return verify_attested(
-                verifier,
-                NAME,
-                native(),
-                store,
-                belief,
-                find,
-                lambda claim: attested_request(claim, options, self.empty),
-            )
-
-    def attached(self, digest: str) -> Attached:
-        with ImageSources(self.folder) as source:
-            return attached_to(NAME, digest, self.workshop.store, source)
-
-    @contextmanager
-    def opened(self, folder: Path) -> Iterator[Driver]:
-        shop = self.workshop
-        with Store(folder) as store:
-            yield Driver(store, shop.source, lambda: shop.sandbox, shop.events.append, shop.cancelled)
 
 
 @pytest.fixture
@@ -106,7 +46,7 @@ def bench(workshop: Workshop, tmp_path: Path) -> Bench:
 
 
 def test_an_image_is_built_again_from_its_provenance(bench: Bench, workshop: Workshop) -> None:
-    digest = bench.build(options={"build_args": (("WORD", "w"),)})
+    digest = bench.build(TEXT, options={"build_args": (("WORD", "w"),)})
     runs = len(workshop.sandbox.executions)
     claim, verified = bench.verify(str(workshop.context))
     assert verified.verification.reproducible
@@ -117,7 +57,7 @@ def test_an_image_is_built_again_from_its_provenance(bench: Bench, workshop: Wor
 def test_all_that_changes_an_image_is_told(bench: Bench, workshop: Workshop) -> None:
     """Each of these makes another image of the same file; the provenance has to have them all."""
     (workshop.context / "a").chmod(0o600)
-    usual = bench.build(options={"build_args": (("WORD", "w"),)})
+    usual = bench.build(TEXT, options={"build_args": (("WORD", "w"),)})
     options = {
         "build_args": (("WORD", "other"), ("SOURCE_DATE_EPOCH", "1700000000")),
         "labels": (("l", "m"),),
@@ -127,6 +67,7 @@ def test_all_that_changes_an_image_is_told(bench: Bench, workshop: Workshop) -> 
         "target": "1",
     }
     other = bench.build(
+        TEXT,
         options=options,
         epoch=Epoch(1700000000),
         git_modes=True,
@@ -151,7 +92,7 @@ def test_files_that_no_step_takes_and_the_machinefile_do_not_count(bench: Bench,
 
 
 def test_what_a_mount_of_the_context_shows_counts(bench: Bench, workshop: Workshop) -> None:
-    bench.build()
+    bench.build(TEXT)
     workshop.write("b")
     with pytest.raises(UsageError) as caught:
         bench.verify(str(workshop.context))
@@ -175,7 +116,7 @@ def test_a_context_that_is_needed_is_named(bench: Bench, workshop: Workshop, tmp
     with pytest.raises(UsageError) as caught:
         bench.verify(given)
     assert caught.value.code == "attestation-context"
-    bench.build()
+    bench.build(TEXT)
     with pytest.raises(UsageError) as caught:
         bench.verify()
     assert caught.value.code == "attestation-context-missing"
@@ -240,21 +181,21 @@ def test_rights_are_given_anew(bench: Bench) -> None:
 
 
 def test_mode_min_is_too_little(bench: Bench) -> None:
-    bench.build(mode=ProvenanceMode.MIN)
+    bench.build(TEXT, mode=ProvenanceMode.MIN)
     with pytest.raises(UsageError, match="mode=min") as caught:
         bench.verify()
     assert caught.value.code == "attestation-incomplete"
 
 
 def test_a_list_of_packages_alone_is_no_provenance(bench: Bench) -> None:
-    bench.build(attest=AttestSpec(sbom=True))
+    bench.build(TEXT, attest=AttestSpec(sbom=True))
     with pytest.raises(UsageError, match=r"has no provenance; .* https://spdx\.dev/Document") as caught:
         bench.verify()
     assert caught.value.code == "attestation-missing"
 
 
 def test_another_builder_s_provenance_is_checked_and_not_rebuilt(bench: Bench) -> None:
-    digest = bench.build()
+    digest = bench.build(TEXT)
 
     def said(subject: str) -> Attached:
         predicate = {"buildDefinition": {"buildType": "https://mobyproject.org/buildkit@v1"}}
@@ -280,3 +221,77 @@ def test_a_base_without_a_digest_is_refused(bench: Bench) -> None:
     with pytest.raises(UsageError) as caught:
         bench.verify(found=Attached((replace(found, data=data),), ()))
     assert caught.value.code == "attestation-incomplete"
+
+
+def test_a_target_whose_name_another_stage_has_is_found_again(bench: Bench) -> None:
+    text = "FROM base AS a\nCOPY <<x /x\n1\nx\nFROM base AS a\nCOPY <<x /x\n2\nx\n"
+    first = bench.build(text, options={"target": "0"})
+    assert bench.verify()[1].verification.second == first
+    assert bench.build(text) != first
+    assert bench.verify()[1].verification.reproducible
+
+
+def test_a_base_for_another_platform_is_not_what_the_image_was_built_for(bench: Bench, workshop: Workshop) -> None:
+    arm = Platform("linux", "arm64")
+    text = f"FROM --platform={arm} base\nARG TARGETARCH\nCOPY <<x /x\n$TARGETARCH\nx\n"
+    workshop.source.add("base", [tar_of(file_item("arm", b"x"))], platform=arm)
+    bench.build(text, annotations=parse_annotations([f"manifest[{native()}]:k=v"]))
+    claim, verified = bench.verify()
+    assert (claim.recipe.platform, verified.verification.reproducible) == (native(), True)
+
+
+def test_an_image_of_this_machine_is_read_with_leave_alone(bench: Bench, workshop: Workshop) -> None:
+    image = workshop.source.add("oci-layout:/base:1", [tar_of(file_item("own", b"x"))])
+    text = "FROM oci-layout:/base:1\nCOPY <<x /x\nhi\nx\n"
+    asked = workshop.source.asked
+    bench.build(text)
+    before = list(asked)
+    with pytest.raises(UsageError, match="oci-layout:/base:1") as caught:
+        bench.verify()
+    assert (caught.value.code, asked) == ("image-not-allowed", before)
+    assert bench.verify("--allow-image=oci-layout:/base:1")[1].verification.reproducible
+    with pytest.raises(UsageError, match="no image of this machine"):
+        bench.verify("--allow-image=base")
+    bench.build(text.replace(":1", f"@{image}"))
+    before = list(asked)
+    with pytest.raises(UsageError) as caught:
+        bench.verify()
+    assert (caught.value.code, asked) == ("image-not-allowed", before)
+
+
+def test_no_more_is_read_than_one_provenance_may_have(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.attest import attached
+
+    key = tmp_path / "key"
+    key.write_bytes(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    digest = bench.build("FROM base\nCOPY <<x /x\nhi\nx\n", attest=AttestSpec(ProvenanceMode.MAX, key=key))
+    found = bench.attached(digest).provenances
+    assert [one.signed for one in found] == [False, True]
+    total = sum(len(one.data) for one in found)
+    monkeypatch.setattr(attached, "MAX_PROVENANCE_BYTES", total)
+    assert bench.attached(digest).provenances == found
+    monkeypatch.setattr(attached, "MAX_PROVENANCE_BYTES", total - 1)
+    with pytest.raises(UntrustedDataError) as caught:
+        bench.attached(digest)
+    assert caught.value.code == "attestation-invalid"
+
+
+def test_a_context_is_one_thing(bench: Bench, tmp_path: Path) -> None:
+    """A folder of which a provenance also says that it is a repository would not be compared."""
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra" / "x").write_text("x")
+    context = parse_context(f"extra={tmp_path / 'extra'}")
+    text = "FROM base\nCOPY --from=extra x /\n"
+    digest = bench.build(text, contexts=(context,), options={"contexts": frozenset({"extra"})})
+    (found,) = bench.attached(digest).provenances
+    for name, address in (("extra", "https://h/r.git"), ("other", str(tmp_path)), ("other=x", "https://h/r.git")):
+        value = json.loads(found.data)
+        annotations = {"repository": "https://h/r.git", "ref": "", "name": "", "context": name, "address": address}
+        one = {"uri": "git+https://h/r.git", "digest": {"gitCommit": "b" * 40}, "annotations": annotations}
+        value["predicate"]["buildDefinition"]["resolvedDependencies"].append(one)
+        said = replace(found, data=json.dumps(value).encode())
+        with pytest.raises(UntrustedDataError) as caught:
+            bench.verify(f"--build-context=extra={tmp_path / 'extra'}", found=Attached((said,), ()))
+        assert caught.value.code == "attestation-invalid"

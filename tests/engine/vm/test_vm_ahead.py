@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,19 @@ import pytest
 from vm_support import LayerBuilder, Runner
 
 from engine.vm import sandbox as sandbox_module
-from engine.vm.disks import SPARE_SIZE
+from engine.vm.accelerator import Accelerator
+from engine.vm.ahead import Ahead
+from engine.vm.awake import Waker
+from engine.vm.disks import LAYER_LIMIT, SPARE_SIZE
 from engine.vm.execution import SPARE_LAYERS, Execution
-from engine.vm.fake import FakeCommand, FakeHypervisor, Life
+from engine.vm.fake import FakeCommand, FakeHypervisor, FakeMachine, Life
+from engine.vm.hypervisor import Attachments, Template
+from engine.vm.kernel import GuestKernel
 from engine.vm.protocol import Op, Values
+from engine.vm.qemu import Qemu, QemuHypervisor
 from engine.vm.sandbox import MicroVmSandbox
+from engine.vm.template import TemplateMaker
+from machinefile.errors import HostError, InterruptedBuildError
 from machinefile.steps import MachineShape, NetworkMode
 
 FIRST = Execution((), ("true",), (("PATH", "/bin"),), shape=MachineShape(disk=64 << 20))
@@ -33,6 +42,12 @@ def layers(folder: Path, count: int, size: int = 4096) -> tuple[Path, ...]:
 def do(box: MicroVmSandbox, execution: Execution) -> None:
     with box.execute(execution, lambda *_: None, threading.Event()) as result:
         assert result.code == 0
+
+
+def all_are_there(box: MicroVmSandbox) -> None:
+    """Wait for the machines that are restored ahead."""
+    for one in box._ahead._waiting:
+        one.awake.result(30)
 
 
 def mounted(hypervisor: FakeHypervisor, machine: int) -> list[str]:
@@ -89,6 +104,7 @@ def test_a_machine_that_was_made_for_another_command_is_not_taken(tmp_path: Path
     hypervisor = FakeHypervisor()
     box = MicroVmSandbox(hypervisor, tmp_path)
     do(box, replace(FIRST, then=FIRST.outlook))
+    all_are_there(box)
     do(box, other)
     box.forget()
     assert (len(hypervisor.machines), box.starts) == (3, 2)
@@ -122,10 +138,110 @@ def test_no_more_than_two_wait_and_none_is_left(tmp_path: Path) -> None:
     for number in range(4):
         awaited = replace(FIRST.outlook, loopback_ports=frozenset({number + 1}))
         do(box, replace(FIRST, then=awaited))
+        all_are_there(box)
     assert len(list((tmp_path / "run").iterdir())) <= 3  # one of them may be about to go
     box.forget()
     assert not list((tmp_path / "run").iterdir())
     assert len(hypervisor.machines) == 8
+
+
+class SlowHypervisor(FakeHypervisor):
+    """Makes templates for as long as it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+        self.abandoned = False
+
+    def template(self, shape: MachineShape, cancelled: threading.Event) -> Template:
+        self.begun.set()
+        self.abandoned = cancelled.wait(30)
+        raise InterruptedBuildError
+
+
+def test_whoever_waits_for_a_template_that_is_made_ahead_can_be_stopped(tmp_path: Path) -> None:
+    hypervisor = SlowHypervisor()
+    ahead = Ahead(Waker(hypervisor, tmp_path, tmp_path / "run"))
+    ahead.expect(FIRST.outlook, threading.Event())
+    assert hypervisor.begun.wait(30)
+    stopped = threading.Event()
+    stopped.set()
+    with pytest.raises(InterruptedBuildError):
+        ahead.take(FIRST, stopped)
+    ahead.forget()
+    assert hypervisor.abandoned
+    assert hypervisor.machines == []
+
+
+def test_none_is_restored_for_a_build_that_is_stopped(tmp_path: Path) -> None:
+    hypervisor = FakeHypervisor()
+    box = MicroVmSandbox(hypervisor, tmp_path)
+    stopped = threading.Event()
+    stopped.set()
+    box.expect(FIRST.outlook, stopped)
+    box.forget()
+    assert hypervisor.machines == []
+
+
+class FailingHypervisor(FakeHypervisor):
+    """Has no room for the first machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed = threading.Event()
+
+    def restore(self, template: Template, attachments: Attachments) -> AbstractContextManager[FakeMachine]:
+        if not self.failed.is_set():
+            self.failed.set()
+            raise OSError(28, "No space left on device")
+        return super().restore(template, attachments)
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_one_that_cannot_be_restored_is_in_nobodys_way(tmp_path: Path, taken: bool) -> None:
+    hypervisor = FailingHypervisor()
+    box = MicroVmSandbox(hypervisor, tmp_path)
+    for _ in range(2):
+        box.expect(FIRST.outlook, threading.Event())
+    assert hypervisor.failed.wait(30)
+    if taken:
+        do(box, FIRST)
+    box.forget()
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_root_has_no_more_layers_on_a_machine_that_waited(tmp_path: Path) -> None:
+    hypervisor = FakeHypervisor()
+    box = MicroVmSandbox(hypervisor, tmp_path / "vm")
+    disks = layers(tmp_path, LAYER_LIMIT + 1, 512)
+    box.expect(replace(FIRST.outlook, disks=disks[:-1]), threading.Event())
+    with pytest.raises(HostError, match="takes 250 at most"):
+        do(box, replace(FIRST, disks=disks))
+
+
+def test_a_template_that_another_thread_makes_is_not_waited_for_by_who_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making, enough = threading.Event(), threading.Event()
+
+    def get(maker: TemplateMaker, shape: MachineShape, *_: object) -> Template:
+        making.set()
+        enough.wait(30)
+        return Template(tmp_path, shape, Accelerator.TCG)
+
+    monkeypatch.setattr(TemplateMaker, "get", get)
+    hypervisor = QemuHypervisor(tmp_path)
+    hypervisor._qemu, hypervisor._kernel = Qemu("qemu", "7.2"), GuestKernel("6.1", tmp_path, ())
+    hypervisor._accelerator = Accelerator.TCG
+    other = threading.Thread(target=hypervisor.template, args=(FIRST.shape, threading.Event()))
+    other.start()
+    making.wait(30)
+    stopped = threading.Event()
+    stopped.set()
+    with pytest.raises(InterruptedBuildError):
+        hypervisor.template(replace(FIRST.shape, cpus=4), stopped)
+    enough.set()
+    other.join(30)
 
 
 @pytest.mark.vm

@@ -84,10 +84,17 @@ def test_a_copied_up_folder_is_told_only_if_something_in_it_changed(run: Runner,
 
 def test_a_large_and_a_sparse_file_come_whole(run: Runner) -> None:
     ran = run(
-        "yes 0123456789abcde | head -c 5000003 > /big;"
-        "printf start > /holes; dd if=/dev/zero of=/holes bs=1 count=1 seek=30000000 2>/dev/null; printf end >> /holes"
+        "yes 0123456789abcde | head -c 5000003 > /big; sync; cp /big /fresh;"
+        "printf start > /holes; dd if=/dev/zero of=/holes bs=1 count=1 seek=30000000 2>/dev/null; printf end >> /holes;"
+        "printf start > /few; dd if=/dev/zero of=/few bs=1 count=1 seek=200000 2>/dev/null; printf end >> /few;"
+        "ln /big /twin"
     )
-    assert ran.changes["big"].content == (b"0123456789abcde\n" * 400000)[:5000003]
+    big, twin = sorted((ran.changes["big"], ran.changes["twin"]), key=lambda change: change.kind)
+    assert (big.kind, twin.kind) == (FILE, HARDLINK)
+    assert big.pieces, "it stays on the scratch disk"
+    assert ran.changes["few"].content == b"start" + b"\0" * (200001 - 5) + b"end"
+    assert not ran.changes["few"].pieces
+    assert big.content == ran.changes["fresh"].content == (b"0123456789abcde\n" * 400000)[:5000003]
     assert ran.changes["holes"].content == b"start" + b"\0" * (30000001 - 5) + b"end"
 
 

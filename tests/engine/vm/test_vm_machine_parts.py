@@ -25,7 +25,7 @@ from engine.vm.guest import Region
 from engine.vm.initramfs import build_initramfs
 from engine.vm.kernel import MODULES, GuestKernel, find_kernel, module_bytes, module_name
 from engine.vm.qemu import Qemu, QemuMachine
-from engine.vm.qemu_argv import MachineSpec, kernel_cmdline, qemu_argv
+from engine.vm.qemu_argv import DISK_SIZE, MachineSpec, kernel_cmdline, qemu_argv
 from engine.vm.runfolder import run_folder, sweep
 from machinefile.errors import HostError, UsageError
 
@@ -75,6 +75,7 @@ def test_a_booting_machine_has_the_same_devices_with_nothing_in_them() -> None:
     assert [word for word in booting if "-device" in word] == [word for word in restored if "-device" in word]
     disks_of = [json.loads(word) for word in booting if '"node-name"' in word]
     assert [(disk["driver"], disk["read-only"]) for disk in disks_of] == [("null-co", False), ("null-co", True)]
+    assert all(disk["read-zeroes"] for disk in disks_of), "what the guest looks for on them it must not find by chance"
     assert "-incoming" not in booting
     assert booting[booting.index("-kernel") + 1] == "/k"
     assert "-kernel" not in restored, "it has booted"
@@ -195,6 +196,15 @@ def test_too_many_layers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(HostError) as caught:
         make_disks(tmp_path, [tmp_path] * (disks.LAYER_LIMIT + 1), tmp_path)
     assert caught.value.code == "layers-too-many"
+
+
+def test_no_disk_is_larger_than_the_guest_takes_it_for(tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(DISK_SIZE // 2)
+    with pytest.raises(HostError) as caught:
+        make_disks(tmp_path, (), large, caches=(large,))
+    assert caught.value.code == "disks-too-large"
 
 
 def test_the_scratch_disk_is_made_once_and_is_small(tmp_path: Path) -> None:
