@@ -69,7 +69,8 @@ def canonical(value: Value) -> bytes:
     """The bytes of a value, with its type and length: no two different values have the same."""
     # Not `match`: of a COPY of very many files this is asked very often.
     if isinstance(value, str):
-        return _framed(b"s", value.encode("utf-8", "surrogateescape"))
+        content = value.encode("utf-8", "surrogateescape")
+        return b"s%d:%s" % (len(content), content)
     if isinstance(value, tuple):
         if isinstance(value, Long):
             return value.canonical
