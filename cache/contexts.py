@@ -6,7 +6,7 @@ import hashlib
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,8 +35,8 @@ def stamp_of(status: os.stat_result) -> bytes:
     """What does not stay the same when a file is written to or replaced: device, inode, size, mtime, ctime."""
     return _STAMP.pack(
         status.st_dev & _WORD,
-        status.st_ino & _WORD,
-        status.st_size & _WORD,
+        status.st_ino,
+        status.st_size,
         status.st_mtime_ns & _WORD,
         status.st_ctime_ns & _WORD,
     )
@@ -47,7 +47,8 @@ class ContextDigests:
 
         17 bytes     the form of the file
         32 bytes     the sha256 of what follows
-        76 bytes     a file each: its stamp (5 x 64 bits), the day it was last asked for, its sha256
+        76 bytes     a file each: its stamp (5 x 64 bits), the day it was last asked for, its sha256; what comes later
+                     counts
 
     Read at once when it is first asked, written at once by `save`. There is neither a name nor content in it. A file
     that is damaged, or gone, is one that knows nothing. Threads may share one.
@@ -68,7 +69,7 @@ class ContextDigests:
     def get(self, stamp: bytes) -> str | None:
         """The sha256, in hex, of the file that has that stamp."""
         if self._known is None:
-            self._known = self._read()
+            self._known = _entries(self._body())
         value = self._known.get(stamp)
         if value is None:
             return None
@@ -86,35 +87,56 @@ class ContextDigests:
         the next time."""
         if not self._news:
             return
-        known = {stamp: value for stamp, value in self._read().items() if abs(self._age(value)) <= KEPT_DAYS}
-        known.update(self._news)
-        entries = list(known.items())
-        if len(entries) > MOST_FILES:
-            entries = sorted(entries, key=lambda entry: self._age(entry[1]))[:MOST_FILES]
-        body = b"".join(part for entry in entries for part in entry)
+        body = self._body()
+        if self._written_today() and len(body) // _ENTRY + len(self._news) <= MOST_FILES:
+            body += _joined(self._news.items())
+        else:
+            body = self._renewed(body)
         with suppress(StoreError), store_errors("remembering the files of a context"):
             self._path.parent.mkdir(exist_ok=True)
             write_atomically(self._path, _MAGIC + hashlib.sha256(body).digest() + body, self._temporary)
             self._news = {}
+
+    def _written_today(self) -> bool:
+        """Whether what is too old was left out today already."""
+        with suppress(OSError):
+            return self._path.stat().st_mtime_ns // _DAY_NS == self._today
+        return False
+
+    def _renewed(self, body: bytes) -> bytes:
+        known = {stamp: value for stamp, value in _entries(body).items() if abs(self._age(value)) <= KEPT_DAYS}
+        known.update(self._news)
+        entries = list(known.items())
+        if len(entries) > MOST_FILES:
+            entries = sorted(entries, key=lambda entry: self._age(entry[1]))[:MOST_FILES]
+        return _joined(entries)
 
     def _age(self, value: bytes) -> int:
         """Days."""
         day: int = _DAY.unpack_from(value)[0]
         return self._today - day
 
-    def _read(self) -> dict[bytes, bytes]:
+    def _body(self) -> bytes:
         head = len(_MAGIC) + hashlib.sha256().digest_size
         try:
             with self._path.open("rb") as file:
                 data = file.read(head + MOST_FILES * _ENTRY + 1)
         except OSError:
-            return {}
-        body = memoryview(data)[head:]
+            return b""
+        body = data[head:]
         whole = data.startswith(_MAGIC) and len(body) % _ENTRY == 0 and len(body) <= MOST_FILES * _ENTRY
         if not whole or data[len(_MAGIC) : head] != hashlib.sha256(body).digest():
-            return {}
-        cut = _STAMP.size
-        return {data[at : at + cut]: data[at + cut : at + _ENTRY] for at in range(head, len(data), _ENTRY)}
+            return b""
+        return body
+
+
+def _entries(body: bytes) -> dict[bytes, bytes]:
+    cut = _STAMP.size
+    return {body[at : at + cut]: body[at + cut : at + _ENTRY] for at in range(0, len(body), _ENTRY)}
+
+
+def _joined(entries: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([stamp + value for stamp, value in entries])
 
 
 class KnownContexts:

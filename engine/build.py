@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, NoReturn
 from cache.results import Layer, StepResult
 from cache.spans import Span, span
 from cache.store import Store
-from engine.context import BuildContext, UsedFiles
+from engine.context import BuildContext
 from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
 from engine.labels import labels_of
 from engine.lookup import Results
-from engine.plan import Plan, PlannedStep, content_identity, content_record, located
-from engine.records import HashedTree, record_of
+from engine.plan import Plan, PlannedStep, content_record, located
+from engine.records import files_read
 from engine.schedule import Job, carry_out
 from engine.steps.provisions import Provisions
 from engine.supply import LayerSupply, LostLayerError
@@ -308,11 +308,11 @@ class Build:
         begun = time.monotonic()
         try:
             added = self._execute(planned, stop)
-            used = {name: UsedFiles(files) for name, files in self._contexts.items()}
             with span("content key", "step"):
-                key = self._content_key(planned, used)
-                for files in used.values():
-                    files.check()
+                key = content_record(planned.record, step, self.layers_of).key()
+                for context, paths in files_read(step, planned.record):
+                    for path in paths:
+                        self._contexts[context].check(path)
         except MbuildError as error:
             self._fail(step, begun, error)
         seconds = time.monotonic() - begun
@@ -367,9 +367,3 @@ class Build:
 
     def _result_below(self, planned: PlannedStep) -> StepResult:
         return self._results[planned.step.parent] if planned.step.parent is not None else StepResult()
-
-    def _content_key(self, planned: PlannedStep, contexts: Mapping[str, HashedTree]) -> str:
-        def identity(step_id: str) -> str:
-            return content_identity(self.layers_of(step_id))
-
-        return record_of(planned.step, planned.platform, identity, contexts).key()

@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -63,40 +64,6 @@ class BuildContext(ContextFiles, Protocol):
         ...
 
 
-class UsedFiles:
-    """Files of a context that remembers which of them were hashed."""
-
-    def __init__(self, files: BuildContext) -> None:
-        self._files = files
-        self._hashed: set[str] = set()
-
-    def entry(self, path: str) -> Entry | None:
-        """What stands at a path, no link followed."""
-        return self._files.entry(path)
-
-    def children(self, path: str) -> Sequence[str]:
-        """The names in a directory, sorted by their bytes."""
-        return self._files.children(path)
-
-    def digest(self, path: str) -> str:
-        """The sha256 of a file's content, in hex."""
-        self._hashed.add(path)
-        return self._files.digest(path)
-
-    def hash_all(self, paths: Sequence[str]) -> None:
-        """Hash several files side by side."""
-        self._files.hash_all(paths)
-
-    def inode(self, path: str) -> tuple[int, int] | None:
-        """What is the same for two names of one file."""
-        return self._files.inode(path)
-
-    def check(self) -> None:
-        """Raises MachinefileError (`context-changed`) when one of them is no longer what was hashed."""
-        for path in sorted(self._hashed):
-            self._files.check(path)
-
-
 class Context:
     """A folder of the host, read lazily. Owners of its files do not count; sockets are not there.
 
@@ -116,6 +83,7 @@ class Context:
                 hint="the last argument of mbuild names the folder whose files COPY may take",
             )
         self.root = root
+        self._above = os.path.join(root, "")
         self._rules = rules
         self._known = known
         self._git_modes = git_modes
@@ -154,11 +122,11 @@ class Context:
 
         Raises MachinefileError (`context-changed`) when it is not a file any more, `context-unreadable`.
         """
-        return os.fdopen(self._open(path)[0], "rb")
+        return FileIO(self._open(path)[0])
 
     def _open(self, path: str) -> tuple[int, os.stat_result]:
         try:
-            descriptor = os.open(os.path.join(self.root, path), _NO_FOLLOW)
+            descriptor = os.open(self._above + path, _NO_FOLLOW)
         except OSError as error:
             raise _unreadable(path, error) from error
         status = os.fstat(descriptor)
@@ -237,7 +205,7 @@ class Context:
         if path not in self._hashed:
             return
         try:
-            now = stamp_of(os.stat(os.path.join(self.root, path), follow_symlinks=False))
+            now = stamp_of(os.lstat(self._above + path))
         except OSError as error:
             raise _edited(path) from error
         if now != self._hashed[path][0]:

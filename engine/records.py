@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from cache.keys import Record, Value
+from cache.keys import Long, Record, Value
 from cache.spans import span
 from engine.layers.entry import Entry, EntryType
 from engine.remote.remotes import record_fields
@@ -30,6 +30,9 @@ from machinefile.steps import (
     Workdir,
 )
 
+FILES_OF_MOUNT = 3
+"""Where the record of a mount has its files."""
+
 
 class HashedTree(Tree, Protocol):
     """A tree whose files can be hashed."""
@@ -45,6 +48,36 @@ class HashedTree(Tree, Protocol):
     def inode(self, path: str) -> tuple[int, int] | None:
         """What is the same for two names of one file; None for a file with a single name."""
         ...
+
+
+class Listing(Long):
+    """Files of a context, as a record has them."""
+
+    hashed: tuple[str, ...]
+    """The paths of those that were read."""
+
+    def __new__(cls, listed: Iterable[Value], hashed: tuple[str, ...]) -> Listing:
+        """`listed` is the value."""
+        made = super().__new__(cls, listed)
+        made.hashed = hashed
+        return made
+
+
+def files_read(step: Step, record: Record) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Names of contexts, and the files of each that were hashed for a record of the step."""
+    fields = dict(record.fields)
+    match step.operation:
+        case Copy(origin=FromContext(name)):
+            found = fields["files"]
+            for source in found if isinstance(found, tuple) else ():
+                if isinstance(source, tuple) and isinstance(source[1], Listing):
+                    yield name, source[1].hashed
+        case Run(mounts=mounts):
+            found = fields["mounts"]
+            for mount, value in zip(mounts, found if isinstance(found, tuple) else (), strict=True):
+                files = value[FILES_OF_MOUNT] if isinstance(value, tuple) else None
+                if isinstance(mount.origin, FromContext) and isinstance(files, Listing):
+                    yield mount.origin.name, files.hashed
 
 
 def record_of(
@@ -115,7 +148,8 @@ def _mount(mount: Mount, inputs: tuple[str, ...], contexts: Mapping[str, HashedT
                 code="source-missing",
                 hint="check the mount's source=, and that .dockerignore does not leave it out",
             )
-        files = (_root_mode(context, path), *_listing(context, path, None))
+        listed = _listing(context, path, None)
+        files = Listing((_root_mode(context, path), *listed), listed.hashed)
     return (
         mount.type.value,
         mount.target,
@@ -187,7 +221,7 @@ def _modes_on_the_way(context: HashedTree, matched: Matched) -> Value:
     return tuple(found)
 
 
-def _listing(context: HashedTree, top: str, excluded: IgnoreRules | None) -> tuple[Value, ...]:
+def _listing(context: HashedTree, top: str, excluded: IgnoreRules | None) -> Listing:
     """Everything at and below a path: relative path, type, mode, and the content's digest or the link's target; for
     one more name of a file, its first name."""
     with span("hash", "context") as hashing:
@@ -203,7 +237,7 @@ def _listing(context: HashedTree, top: str, excluded: IgnoreRules | None) -> tup
             # A directory that is copied gives its contents: its own mode stays behind.
             stays = entry.type is EntryType.DIRECTORY and not below
             listed.append((below, entry.type.value, 0 if stays else entry.mode, about))
-        return tuple(listed)
+        return Listing(listed, tuple(hashed.values()))
 
 
 def _has_content(entry: Entry) -> bool:

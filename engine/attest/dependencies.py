@@ -20,6 +20,7 @@ from engine.attest.statement import image_purl
 from engine.bases import Base
 from engine.images.reference import Reference, parse_reference
 from engine.plan import Plan
+from engine.records import FILES_OF_MOUNT
 from engine.remote.contexts import ContextKind, NamedContext
 from engine.remote.giturl import GitUrl, is_commit, parse_git_url
 from engine.remote.remotes import keeps_git_dir, repository_of
@@ -37,9 +38,6 @@ FILES_DIGEST = "mbuildFilesV1"
 _MAIN = "context"
 _NAMED = "context:"
 """How a resolved Machinefile names an image that --build-context gave."""
-_FILES_OF_MOUNT = 3
-"""Where the record of a mount has its files: see engine/records.py."""
-
 Dependency = dict[str, object]
 
 
@@ -96,7 +94,7 @@ def files_digests(plan: Plan, graph: BuildGraph) -> Mapping[str, str]:
                 listed = fields["mounts"]
                 for mount, value in zip(mounts, listed if isinstance(listed, tuple) else (), strict=True):
                     if isinstance(mount.origin, FromContext) and isinstance(value, tuple):
-                        take(mount.origin.name, value[_FILES_OF_MOUNT])
+                        take(mount.origin.name, value[FILES_OF_MOUNT])
     return {name: hashlib.sha256(b"".join(sorted(found[name]))).hexdigest() for name in sorted(found)}
 
 

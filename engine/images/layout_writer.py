@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -33,6 +34,9 @@ class LayoutWriter:
         DEST/index.json            last, in one step: until then a reader sees the folder as it was
 
     Images that an existing layout holds under other tags stay. Not for two writers at once: the later index wins.
+    Blobs are not flushed to the drive, which would take longer than all else: one from before the machine's start is
+    read before it counts as there (a power failure may have left it its name and length alone). An index that takes the
+    place of another is flushed, so that one of the two is there.
     Raises HostError (`output-failed`) when the folder cannot be written.
     """
 
@@ -57,22 +61,33 @@ class LayoutWriter:
             for chunk in chunks:
                 summed.update(chunk)
                 size += len(chunk)
-                file.write(chunk)
+                _write(file, chunk)
             actual = f"sha256:{summed.hexdigest()}"
             if digest and actual != digest:
                 raise mismatch("the blob", digest, actual)
-            file.flush()
-            os.fsync(file.fileno())  # a blob that is there already is known by its size alone
             os.replace(path, self._dest / blob_name(actual))
         return Descriptor(media_type, actual, size)
+
+    def add_checked(self, chunks: Iterable[bytes], descriptor: Descriptor) -> None:
+        """Write a blob from what raises an exception before its end unless it is all of that very blob."""
+        with _writing(self._dest), self._temporary() as (file, path):
+            for chunk in chunks:
+                _write(file, chunk)
+            os.replace(path, self._dest / blob_name(descriptor.digest))
 
     def add_bytes(self, data: bytes, media_type: str) -> Descriptor:
         """Write a small blob."""
         return self.add_blob([data], media_type, digest_of(data))
 
     def has_blob(self, descriptor: Descriptor) -> bool:
-        """Whether a blob of that digest and size is there already."""
-        return FolderFiles(self._dest).size(blob_name(descriptor.digest)) == descriptor.size
+        """Whether a blob of that digest and size is there already, whole."""
+        path = self._dest / blob_name(descriptor.digest)
+        if FolderFiles(self._dest).size(blob_name(descriptor.digest)) != descriptor.size:
+            return False
+        if path.stat().st_ctime > time.time() - time.clock_gettime(time.CLOCK_BOOTTIME):
+            return True
+        with _writing(self._dest), path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == descriptor.digest
 
     def add_manifest(
         self, manifest: Manifest | Index, *, tag: str = "", name: str = "", platform: Platform | None = None
@@ -108,9 +123,9 @@ class LayoutWriter:
 
     def _replace(self, name: str, data: bytes) -> None:
         with _writing(self._dest), self._temporary() as (file, path):
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            _write(file, data)
+            if (self._dest / name).exists():
+                os.fsync(file.fileno())
             os.replace(path, self._dest / name)
 
     @contextmanager
@@ -123,6 +138,14 @@ class LayoutWriter:
         finally:
             with suppress(FileNotFoundError):
                 path.unlink()
+
+
+def _write(file: BinaryIO, data: bytes) -> None:
+    """All of it: where the space ends, the system takes a part first."""
+    with memoryview(data) as rest:
+        written = 0
+        while written < len(rest):
+            written += file.write(rest[written:])
 
 
 @contextmanager

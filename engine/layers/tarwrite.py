@@ -38,6 +38,10 @@ _KINDS = {
     EntryType.FIFO: b"6",
     EntryType.WHITEOUT: b"0",
 }
+_SMALL = 64 << 10
+"""Bytes: the content of a file up to this is read whole, and written in one piece."""
+_PADDING = tuple(map(bytes, range(BLOCK)))
+"""Zeros, so many."""
 _PAX_NAME = b"././@PaxHeader"
 _EIGHT = 0o7777777
 _TWELVE = 0o77777777777
@@ -289,17 +293,36 @@ class LayerWriter:
     def add(self, item: Item) -> None:
         """Write one entry and its content."""
         entry = item.entry
-        is_file = entry.type is EntryType.FILE
         header = header_blocks(entry)
-        self._write(header)
-        self._placed.append((entry, self._size if is_file else 0))
-        if is_file:
+        if entry.type is EntryType.FILE:
+            self._placed.append((entry, self._size + len(header)))
             if self._beside is not None:
                 self._beside.begin(entry, header)
-            self._copy(entry, item.open)
+            if entry.size <= _SMALL:
+                self._put_small(entry, header, item.open)
+            else:
+                self._write(header)
+                self._copy(entry, item.open)
+            return
+        self._placed.append((entry, 0))
+        self._write(header)
         if entry.opaque:
             marker = Entry(entry.path, EntryType.FILE, 0, mtime=entry.mtime)
             self._write(header_blocks(marker, encode(join(entry.path, OPAQUE_MARKER))))
+
+    def _put_small(self, entry: Entry, header: bytes, opener: Opener | None) -> None:
+        """Write a file in one piece."""
+        content = b""
+        if opener is not None and entry.size:
+            content = _small(opener(), entry.size + 1)
+        if len(content) != entry.size:
+            raise _content_changed(entry)
+        if self._kept.wants(entry):
+            self._kept.add(entry.path, content)
+        rest = content + _PADDING[-entry.size % BLOCK]
+        self._write(header + rest)
+        if self._beside is not None:
+            self._beside.write(rest)
 
     def _copy(self, entry: Entry, opener: Opener | None) -> None:
         keep = self._kept.wants(entry)
@@ -313,17 +336,11 @@ class LayerWriter:
                 if keep:
                     kept.append(chunk)
             if left or (source is not None and source.read(1)):
-                raise HostError(
-                    f"{entry.path!r} is not {entry.size} bytes long any more",
-                    code="content-changed",
-                    hint="it changed while it was read: build again when nothing writes to it",
-                )
+                raise _content_changed(entry)
         finally:
-            close = getattr(source, "close", None)
-            if close is not None:
-                close()
+            _close(source)
         if entry.size % BLOCK:
-            self._write_content(bytes(-entry.size % BLOCK))
+            self._write_content(_PADDING[-entry.size % BLOCK])
         if keep:
             self._kept.add(entry.path, b"".join(kept))
 
@@ -349,3 +366,28 @@ def implied_by(entries: Sequence[Entry]) -> tuple[tuple[str, bool], ...]:
             used.add(parent)
     used.difference_update(entry.path for entry in entries if entry.type is EntryType.DIRECTORY)
     return tuple((path, False) for path in sorted(used, key=encode))
+
+
+def _small(source: Source, most: int) -> bytes:
+    """Up to so many bytes, fewer only at the end. Closes it."""
+    try:
+        content = source.read(most)
+        while len(content) < most and (more := source.read(most - len(content))):
+            content += more
+        return content
+    finally:
+        _close(source)
+
+
+def _close(source: Source | None) -> None:
+    close = getattr(source, "close", None)
+    if close is not None:
+        close()
+
+
+def _content_changed(entry: Entry) -> HostError:
+    return HostError(
+        f"{entry.path!r} is not {entry.size} bytes long any more",
+        code="content-changed",
+        hint="it changed while it was read: build again when nothing writes to it",
+    )

@@ -21,6 +21,7 @@ from engine.images.layout_writer import LayoutWriter
 from engine.images.manifest import Index
 from engine.images.reference import Reference
 from engine.layers.compression import CHUNK, Sink
+from engine.layers.conveyor import conveyed
 from engine.layers.entry import NORMAL_TIME, Entry, EntryType
 from engine.layers.tarheader import BLOCK, ZERO_BLOCK
 from engine.layers.tarwrite import header_blocks
@@ -42,7 +43,7 @@ def write_folder(built: Built, names: tuple[str, ...], folder: Path, store: Stor
     writer = LayoutWriter(folder)
     for descriptor in built.below():
         if not writer.has_blob(descriptor):
-            writer.add_blob(_chunks(descriptor, store, cancelled), descriptor.media_type, descriptor.digest)
+            writer.add_checked(_chunks(descriptor, store, cancelled), descriptor)
     for entry in map(dict, _listed(names)):
         writer.add_manifest(built.document, tag=entry[REF_NAME], name=entry.get(IMAGE_NAME, ""))
     writer.commit()
@@ -116,15 +117,17 @@ def _docker_manifest(image: BuiltImage, names: tuple[str, ...]) -> bytes:
 def _chunks(descriptor: Descriptor, store: Store, cancelled: threading.Event) -> Iterator[bytes]:
     """A blob's bytes, checked: after the last, StoreError (`blob-corrupt`) if they were not what they should be."""
     summed, size = hashlib.sha256(), 0
-    with store.blobs.open(descriptor.digest) as file:
+    # Hashed while the chunk is written, and the next one read.
+    with store.blobs.open(descriptor.digest) as file, conveyed(summed.update, "digest") as hashing:
         while chunk := file.read(min(CHUNK, descriptor.size - size + 1)):
             if cancelled.is_set():
                 raise InterruptedBuildError
-            summed.update(chunk)
+            hashing.write(chunk)
             size += len(chunk)
             if size > descriptor.size:
                 break
             yield chunk
+        hashing.finish()
     if size != descriptor.size or f"sha256:{summed.hexdigest()}" != descriptor.digest:
         store.blobs.drop(descriptor.digest)
         raise StoreError(

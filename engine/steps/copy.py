@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -176,7 +175,19 @@ class _Copier:
         mode = entry.mode
         if entry.type is not EntryType.SYMLINK:
             mode = apply_mode(self._operation.mode, mode, directory=entry.type is EntryType.DIRECTORY)
-        return replace(entry, path=destination, uid=uid, gid=gid, mode=mode, opaque=False)
+        # Not opaque, and written out: see Times.of.
+        return Entry(
+            destination,
+            entry.type,
+            mode,
+            uid,
+            gid,
+            entry.size,
+            entry.mtime,
+            entry.link,
+            entry.device,
+            entry.xattrs,
+        )
 
     def _check_file(self, destination: str) -> None:
         existing = self._draft.entry(destination)

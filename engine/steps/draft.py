@@ -36,11 +36,15 @@ class Draft:
         self.owner = owner
         self.now = now
         self._new: dict[str, Copied] = {}
+        self._nowhere: set[str] = set()
+        """Directories that are not in the target: nothing in them is, and nobody need look."""
 
     def entry(self, path: str) -> Entry | None:
         """What stands at a path, no link followed."""
         new = self._new.get(path)
-        return new.entry if new else self._target.entry(path)
+        if new:
+            return new.entry
+        return None if path.rpartition("/")[0] in self._nowhere else self._target.entry(path)
 
     def resolve(self, path: str) -> str:
         """The path with its links followed inside the target. Raises LinkLoopError."""
@@ -52,6 +56,10 @@ class Draft:
         old = self._new.get(path)
         if old and old.entry.type is EntryType.DIRECTORY and copied.entry.type is not EntryType.DIRECTORY:
             self._new = {other: kept for other, kept in self._new.items() if not other.startswith(path + "/")}
+        elif old is None and copied.entry.type is EntryType.DIRECTORY:
+            above = path.rpartition("/")[0]
+            if above in self._nowhere or self._target.entry(path) is None:
+                self._nowhere.add(path)
         self._new[path] = copied
 
     def make_directories(self, path: str) -> None:

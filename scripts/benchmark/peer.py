@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -17,6 +18,8 @@ from benchmark.job import Job, Outcome, Output
 from benchmark.measure import BenchError
 from benchmark.registry import Registry
 
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("grammar", "machinefile", "cache", "engine", "mbuild")
 Commands = tuple[tuple[str, ...], ...]
 
 
@@ -67,6 +70,7 @@ class Mbuild:
         if found is None:
             raise BenchError("mbuild is not installed: run scripts/setup, then .venv/bin/python scripts/bench")
         self.program = found
+        compile_bytecode()
         self._templates = folder / "templates"
         self._templates.mkdir(parents=True)
         self.empty()
@@ -172,6 +176,15 @@ class Buildah:
         """See Peer."""
         for name in ("root", "run"):
             discard(self.folder / name)
+
+
+def compile_bytecode() -> None:
+    """Compile all modules, as an installer does, also where the caller's environment forbids it."""
+    folders = [str(ROOT / name) for name in PACKAGES]
+    packages = [sysconfig.get_path(name) for name in ("purelib", "platlib")]
+    argv = [sys.executable, "-m", "compileall", "-q", *folders, *sorted(set(packages))]
+    # What some package keeps for another version of Python cannot be compiled, and is not imported.
+    subprocess.run(argv, env=environment(ROOT), stdout=subprocess.DEVNULL, check=False, timeout=600)
 
 
 def environment(home: Path) -> dict[str, str]:

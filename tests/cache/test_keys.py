@@ -67,6 +67,12 @@ def test_text_that_is_not_unicode_has_a_key() -> None:
     assert Record("copy", (("path", "\udcff"),)).key() != Record("copy", (("path", "\ufffd"),)).key()
 
 
+def test_a_long_value_counts_as_the_tuple_that_it_is() -> None:
+    value: Value = ("a", ("b", 1, None), True)
+    assert keys.canonical(keys.Long(value)) == keys.canonical(value)
+    assert Record("copy", (("files", (keys.Long(value),)),)).key() == Record("copy", (("files", (value,)),)).key()
+
+
 def test_a_key_stays_what_it_was() -> None:
     """If this fails on purpose, raise keys.VERSION: results made before must not be found again."""
     record = Record("run", (("argv", ("/bin/sh", "-c", "true")), ("mounts", ()), ("user", ""), ("parent", None)))

@@ -170,6 +170,19 @@ def test_two_builds_at_once_lose_nothing_of_each_other(place: Place) -> None:
     assert place.hash()[1] == []
 
 
+def test_what_is_learned_later_on_a_day_counts_and_nothing_else_is_lost(place: Place) -> None:
+    for name in ("a", "b"):
+        (place.root / name).write_text(name)
+    place.hash()
+    digests = place.digests()
+    status = (place.root / "a").stat()
+    digests.learn(status, b"c" * 32, digests.now())
+    digests.save()
+    known = place.digests()
+    assert known.get(contexts.stamp_of(status)) == (b"c" * 32).hex()
+    assert known.get(contexts.stamp_of((place.root / "b").stat())) is not None
+
+
 def test_what_nobody_asks_for_is_forgotten_and_what_is_asked_for_stays(place: Place) -> None:
     for name in ("old", "used"):
         (place.root / name).write_text(name)

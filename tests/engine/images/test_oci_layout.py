@@ -146,6 +146,22 @@ def test_a_blob_that_is_there_is_known(tmp_path, image) -> None:
     assert not writer.has_blob(image.manifest.layers[0])
 
 
+def test_a_blob_from_before_the_machines_start_is_read_before_it_is_believed(tmp_path, image, monkeypatch) -> None:
+    write(tmp_path / "out", image)
+    writer = LayoutWriter(tmp_path / "out")
+    layer = image.manifest.layers[0]
+    blob = tmp_path / "out/blobs/sha256" / layer.digest[7:]
+    whole = blob.read_bytes()
+    with monkeypatch.context() as just_started:
+        just_started.setattr("time.clock_gettime", lambda clock: -60.0)
+        assert writer.has_blob(layer)
+        blob.write_bytes(bytes(len(whole)))  # what a power failure may leave of a file that was not flushed
+        assert not writer.has_blob(layer)
+    writer.add_checked([whole[:5], whole[5:]], layer)
+    assert blob.read_bytes() == whole
+    assert writer.has_blob(layer)
+
+
 def test_a_folder_with_something_else_is_left_alone(tmp_path) -> None:
     (tmp_path / "precious").write_text("x")
     with pytest.raises(UsageError) as caught:

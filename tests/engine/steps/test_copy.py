@@ -66,6 +66,24 @@ def copy(
     return {one.entry.path: one.entry for one in entries}
 
 
+def test_below_a_directory_that_the_image_lacks_nothing_is_looked_up() -> None:
+    asked: list[str] = []
+
+    class Asked(DictTree):
+        def entry(self, path: str) -> Entry | None:
+            asked.append(path)
+            return super().entry(path)
+
+    tree = DictTree({"src/d/a": "x", "src/d/b": "y", "src/e/c": "z"})
+    operation = Copy(FromContext(), ("src",), "/there", False)
+    matched = match_sources(operation, tree, where="the build context")
+    made = copied_entries(operation, tree, matched, Asked({"there/d/old": "o"}), None)
+    assert [one.entry.path for one in made] == ["there", "there/d", "there/d/a", "there/d/b", "there/e", "there/e/c"]
+    assert "there/d/a" in asked
+    assert "there/e" in asked
+    assert "there/e/c" not in asked
+
+
 def test_a_file_gets_the_name_of_the_destination() -> None:
     made = copy("a", "/b", {"a": "x"})
     assert list(made) == ["b"]
