@@ -56,8 +56,8 @@ class Subject:
             self._qemu = QemuHypervisor(store.vm_folder).qemu.program
 
     def _restored(self, port: int) -> AbstractContextManager[Any]:
-        from engine.vm.frozen import Identity, restore
         from engine.vm.portforward import PortForward
+        from engine.vm.restored import Identity, restore
 
         ports = [PortForward(80, port)] if port else []
         return restore(self._frozen, self._qemu, self._vm, Identity.fresh(), threading.Event(), ports=ports)
