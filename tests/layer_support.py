@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from engine.layers.changes_write import write_changes
+from engine.layers.compression import GzipWriter, ZstdWriter
 from engine.layers.entry import Entry, EntryType
 from engine.layers.tarwrite import Item, write_layer
 from engine.vm.execution import Execution
@@ -42,3 +44,12 @@ def obey(execution: Execution) -> tuple[int, bytes, bytes]:
             return 0, b"", changes_of(file_item(path, seen.encode()))
         case _:
             return 0, b"", changes_of()
+
+
+def pressed(writer: type[GzipWriter] | type[ZstdWriter], data: bytes, *options: Any) -> bytes:
+    """What a compressor makes of data."""
+    out = io.BytesIO()
+    one = writer(out, *options)
+    one.write(data)
+    one.finish()
+    return out.getvalue()

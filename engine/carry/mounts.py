@@ -22,7 +22,7 @@ from typing import BinaryIO
 from cache.carry.artifact import MOUNT_TYPE
 from cache.carry.entry import CarriedMount, is_digest
 from cache.carry.place import CachePlace
-from cache.files import store_errors, write_atomically
+from cache.files import file_digest, store_errors, write_atomically
 from cache.store import Store
 from engine.cachemounts import CacheMounts, CacheRequest, cache_bytes, plain_request
 from engine.carry.export import PackedMount
@@ -151,9 +151,10 @@ class MountPacker:
                     writer.write(data)
 
                 write_runs(disk, sink)
-                made = writer.finish()
+                writer.finish()
+            made = file_digest(half), half.stat().st_size
             half.rename(blob)
-        return made.digest, made.size
+        return made
 
 
 def _release() -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, cast
 
 from engine.layers.limits import LayerLimits
 from machinefile.errors import UntrustedDataError
-from machinefile.values import dataclass
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
     import zstandard
 
 CHUNK = 1 << 20
@@ -28,6 +29,8 @@ _ZSTD_LAST_SMALL = 19
 """The highest level that keeps to a window of 8 MiB, and to tables of some 100 MB, by itself."""
 _ZSTD_CAP = {"window_log": 23, "chain_log": 24, "hash_log": 22}
 """What that level has, for those above it."""
+_MOST_MEMBERS = 16
+"""Members of gzip, of 1 MiB each, that are compressed at once or wait to be written."""
 _ZSTD_JOB = 8 << 20
 """Bytes that one thread takes at a time: what the usual level has by itself. Higher ones would take four times that,
 and 150 MB more memory."""
@@ -228,15 +231,6 @@ def _skip_frame(cursor: _Cursor) -> None:
         left -= len(piece)
 
 
-@dataclass(frozen=True, slots=True)
-class Compressed:
-    """A blob that was written."""
-
-    digest: str
-    """`sha256:...` of the compressed bytes."""
-    size: int
-
-
 class _Rechunker:
     """Hands on pieces of one size: where the input was cut must not show in what is compressed."""
 
@@ -260,30 +254,46 @@ class GzipWriter:
 
     libdeflate is the compressor: its wheel brings its own copy, whose output depends on nothing but input and
     level. Python's zlib module is whatever zlib, zlib-ng or hardware the system has, each with other bytes.
+    With a `pool` several members are compressed at once there, which changes nothing of what is written.
     """
 
     media_suffix = "+gzip"
 
-    def __init__(self, out: Sink, level: int = GZIP_LEVEL) -> None:
+    def __init__(self, out: Sink, level: int = GZIP_LEVEL, pool: Executor | None = None) -> None:
         import deflate
 
-        self._out = _Measured(out)
+        self._out = out
         self._level = level
         self._compress = deflate.gzip_compress
         self._chunks = _Rechunker()
+        self._pool = pool
+        self._waiting: deque[Future[bytearray]] = deque()
+        self._empty = True
 
     def write(self, data: bytes) -> int:
         """Takes all of `data`."""
         for piece in self._chunks.add(data):
-            self._out.write(bytes(self._compress(piece, self._level)))
+            self._add(piece)
         return len(data)
 
-    def finish(self) -> Compressed:
+    def finish(self) -> None:
         """Write the end; nothing may be written afterwards. Does not close `out`."""
         rest = self._chunks.rest()
-        if rest or not self._out.size:
-            self._out.write(bytes(self._compress(rest, self._level)))
-        return self._out.result()
+        if rest or self._empty:
+            self._add(rest)
+        self._drain(0)
+
+    def _add(self, piece: bytes) -> None:
+        self._empty = False
+        if self._pool is None:
+            self._out.write(bytes(self._compress(piece, self._level)))
+        else:
+            self._waiting.append(self._pool.submit(self._compress, piece, self._level))
+            self._drain(_MOST_MEMBERS)
+
+    def _drain(self, left: int) -> None:
+        while len(self._waiting) > left:
+            self._out.write(bytes(self._waiting.popleft().result()))
 
 
 class ZstdWriter:
@@ -299,7 +309,7 @@ class ZstdWriter:
     def __init__(self, out: Sink, level: int = ZSTD_LEVEL, threads: int = 1) -> None:
         import zstandard
 
-        self._out = _Measured(out)
+        self._out = out
         cap = _ZSTD_CAP if level > _ZSTD_LAST_SMALL else {}
         parameters = zstandard.ZstdCompressionParameters.from_level(
             level, threads=max(1, threads), job_size=_ZSTD_JOB, write_checksum=True, write_content_size=False, **cap
@@ -310,43 +320,14 @@ class ZstdWriter:
     def write(self, data: bytes) -> int:
         """Takes all of `data`."""
         for piece in self._chunks.add(data):
-            self._out.write(self._object.compress(piece))
+            self._put(self._object.compress(piece))
         return len(data)
 
-    def finish(self) -> Compressed:
+    def finish(self) -> None:
         """Write the end; nothing may be written afterwards. Does not close `out`."""
-        self._out.write(self._object.compress(self._chunks.rest()))
-        self._out.write(self._object.flush())
-        return self._out.result()
+        self._put(self._object.compress(self._chunks.rest()))
+        self._put(self._object.flush())
 
-
-class _Measured:
-    def __init__(self, out: Sink) -> None:
-        self._out = out
-        self._hash = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes) -> None:
+    def _put(self, data: bytes) -> None:
         if data:
             self._out.write(data)
-            self._hash.update(data)
-            self.size += len(data)
-
-    def result(self) -> Compressed:
-        return Compressed("sha256:" + self._hash.hexdigest(), self.size)
-
-
-def compress_gzip(stream: Source, out: Sink, level: int = GZIP_LEVEL) -> Compressed:
-    """Compress a stream to its end; see GzipWriter."""
-    return _pump(stream, GzipWriter(out, level))
-
-
-def compress_zstd(stream: Source, out: Sink, level: int = ZSTD_LEVEL, threads: int = 1) -> Compressed:
-    """Compress a stream to its end; see ZstdWriter."""
-    return _pump(stream, ZstdWriter(out, level, threads))
-
-
-def _pump(stream: Source, writer: GzipWriter | ZstdWriter) -> Compressed:
-    while chunk := stream.read(CHUNK):
-        writer.write(chunk)
-    return writer.finish()

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Sequence
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cache.blobs import BlobWriter
 from cache.index import Kind
@@ -27,6 +27,9 @@ from engine.layers.compression import (
 from engine.layers.limits import LayerLimits
 from machinefile.errors import InterruptedBuildError, UntrustedDataError
 from machinefile.values import dataclass
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 _MOST_WORKERS = ((6, 4), (12, 2))
 """Up to which level of zstd how many threads work at once: one takes 40 MB at level 3, 100 at 12, 220 above."""
@@ -142,9 +145,9 @@ def _made(
 
     # The index stays with this thread; the workers only read and write blobs.
     workers = _workers(compression)
-    with ThreadPoolExecutor(workers, "compress") as pool:
+    with ThreadPoolExecutor(os.cpu_count(), "gzip") as members, ThreadPoolExecutor(workers, "compress") as pool:
         share = max(1, workers // len(missing))
-        work = _Work(store, compression, share, cancelled)
+        work = _Work(store, compression, share, members, cancelled)
         started = {layer.diff_id: pool.submit(work.pack, layer) for layer in missing}
         found: dict[str, Descriptor | None] = {}
         for diff_id, made in started.items():
@@ -180,6 +183,9 @@ class _Work:
     store: Store
     compression: Compression
     threads: int
+    """For each layer, of zstd."""
+    members: Executor
+    """For the members of gzip, of all layers."""
     cancelled: threading.Event
 
     def pack(self, layer: Layer) -> Descriptor:
@@ -199,7 +205,7 @@ class _Work:
         compressor: GzipWriter | ZstdWriter | None = None
         match self.compression.compressor:
             case Compressor.GZIP:
-                compressor = GzipWriter(writer, level)
+                compressor = GzipWriter(writer, level, self.members)
             case Compressor.ZSTD:
                 compressor = ZstdWriter(writer, level, self.threads)
         while chunk := plain.read(CHUNK):

@@ -6,18 +6,21 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import random
 import struct
 import tracemalloc
 import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layer_support import pressed
 
-from engine.layers.compression import CHUNK, GzipWriter, ZstdWriter, compress_gzip, compress_zstd, decompress
+from engine.layers.compression import CHUNK, GZIP_LEVEL, GzipWriter, ZstdWriter, decompress
 from engine.layers.limits import LayerLimits
 from machinefile.errors import UntrustedDataError, UsageError
 
@@ -136,19 +139,13 @@ def test_a_bomb_does_not_fill_the_memory(pack) -> None:  # type: ignore[no-untyp
 
 
 def test_gzip_output_is_readable_and_says_nothing_about_its_maker() -> None:
-    out = io.BytesIO()
-    result = compress_gzip(io.BytesIO(TEXT), out)
-    blob = out.getvalue()
+    blob = pressed(GzipWriter, TEXT)
     assert gzip.decompress(blob) == TEXT
     assert blob[:10] == b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
-    assert result.size == len(blob)
 
 
 def test_zstd_output_is_readable() -> None:
-    out = io.BytesIO()
-    result = compress_zstd(io.BytesIO(TEXT), out)
-    assert unpacked(out.getvalue()) == TEXT
-    assert result.size == len(out.getvalue())
+    assert unpacked(pressed(ZstdWriter, TEXT)) == TEXT
 
 
 @pytest.mark.parametrize("writer", [GzipWriter, ZstdWriter])
@@ -161,8 +158,27 @@ def test_how_input_is_cut_does_not_show_in_the_output(writer, data: bytes, cuts:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     for start, end in pairwise(edges):
         other.write(data[start:end])
-    assert one.finish() == other.finish()
+    one.finish()
+    other.finish()
     assert whole.getvalue() == pieces.getvalue()
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK, CHUNK + 1, 40 * CHUNK + 7])
+def test_members_made_at_once_stand_in_their_order(size: int) -> None:
+    data = os.urandom(1 << 16) * (size // (1 << 16) + 1)
+    with ThreadPoolExecutor(4) as pool:
+        together = pressed(GzipWriter, data[:size], GZIP_LEVEL, pool)
+    assert together == pressed(GzipWriter, data[:size])
+    assert gzip.decompress(together) == data[:size]
+
+
+def test_a_member_that_cannot_be_made_ends_it() -> None:
+    class Broken(ThreadPoolExecutor):
+        def submit(self, *given: object) -> Future[bytes]:  # type: ignore[override]
+            return super().submit(lambda: b"" + 1)  # type: ignore[operator]
+
+    with Broken(2) as pool, pytest.raises(TypeError):
+        pressed(GzipWriter, bytes(40 * CHUNK), GZIP_LEVEL, pool)
 
 
 @given(st.binary(max_size=2000))
