@@ -39,6 +39,7 @@ RESULTS = Results(
         Row("cached-tar", "a tar out", {"mbuild": spread(0.5), "buildkit": spread(0.8)}),
         Row("nothing", "nothing to run", {"mbuild": spread(0.1)}),
         Row("run-1", "one RUN", {"mbuild": spread(0.6, memory=300_000_000)}),
+        Row("write-1g", "a GiB", {"mbuild": spread(9.0)}, {"run": 5.0, "diff": 1.0, "take": 2.0}),
     ),
 )
 
@@ -65,9 +66,22 @@ def test_a_spread_tells_the_median_and_the_ends() -> None:
         ),
         (Target("", "nothing", Kind.SECONDS, 0.06), 0.1, "**missed** by 40 ms (1.7 times what is wanted)"),
         (Target("", "run-1", Kind.MEMORY, 80), 300.0, "**missed** by 220 MB (3.8 times what is wanted)"),
+        (Target("", "write-1g", Kind.TAKING, 2.5), 3.0, "**missed** by 0.50 s (1.2 times what is wanted)"),
+        (Target("", "run-1", Kind.TAKING, 2.5), None, "not measured"),
         (Target("", "plan-1000", Kind.SECONDS, 0.5), None, "not measured"),
     ],
-    ids=["ratio", "ratio-held", "no-peer", "another-scenario", "beside", "milliseconds", "memory", "no-scenario"],
+    ids=[
+        "ratio",
+        "ratio-held",
+        "no-peer",
+        "another-scenario",
+        "beside",
+        "milliseconds",
+        "memory",
+        "taking",
+        "no-parts",
+        "no-scenario",
+    ],
 )
 def test_a_target_is_held_or_missed_by_so_much(target: Target, value: float | None, verdict: str) -> None:
     measured = target.value(RESULTS)

@@ -87,16 +87,16 @@ class _Contest:
         spreads = {key: Spread(tuple(values)) for key, values in samples.items()}
         shown = ", ".join(f"{key} {spread.seconds:.3f} s" for key, spread in spreads.items())
         say(f"{self.scenario.name}: {shown}")
-        return Row(self.scenario.name, self.scenario.title, spreads, self._parts(rounds))
+        return Row(self.scenario.name, self.scenario.title, spreads, self._parts())
 
-    def _parts(self, rounds: int) -> dict[str, float]:
+    def _parts(self) -> dict[str, float]:
         """Where mbuild's time goes, in builds of their own: what is recorded is not measured."""
-        if not self.scenario.broken_down:
+        if not self.scenario.profiled:
             return {}
         (mbuild,) = (peer for peer in self.peers if peer.key == "mbuild")
         trace = mbuild.folder / "trace.json"
         found = []
-        for _ in range(rounds):
+        for _ in range(1 if self.place.small else self.scenario.profiled):
             self._measure(mbuild, ("--profile", str(trace)))
             found.append(breakdown(trace))
         return {name: statistics.median(one.get(name, 0.0) for one in found) for name in found[0]}

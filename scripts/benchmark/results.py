@@ -49,6 +49,10 @@ class Results:
         """None if it was not measured."""
         return next((row.spreads.get(peer) for row in self.rows if row.name == scenario), None)
 
+    def parts(self, scenario: str) -> Mapping[str, float]:
+        """Where the time of a scenario went; empty if that was not looked at."""
+        return next((row.parts for row in self.rows if row.name == scenario), {})
+
     def to_json(self) -> dict[str, Any]:
         """Seconds and bytes of every sample, and what follows from them."""
         return {

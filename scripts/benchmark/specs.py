@@ -28,12 +28,14 @@ RUN set -e; : {turn}; echo ma""rk-begun; head -c 8388608 /dev/urandom > /noise; 
     yes {turn} words that compress | head -c 8388608 > /text; \\
     i=0; while [ $i -lt 64 ]; do cat /noise /text; i=$((i + 1)); done > /big; rm /noise /text; sync; \\
     test "$(stat -c %s /big)" = 1073741824; echo ma""rk-written
+RUN : {turn}; test -s /big
 """
 SMALL_FILES = """\
 FROM {base}
 RUN set -e; : {turn}; echo ma""rk-begun; d=0; while [ $d -lt 50 ]; do mkdir -p /many/$d; i=0; \\
     while [ $i -lt 1000 ]; do echo $d $i > /many/$d/$i; i=$((i + 1)); done; d=$((d + 1)); done; sync; \\
     test "$(find /many -type f | wc -l)" = 50000; echo ma""rk-written
+RUN : {turn}; test -s /many/49/999
 """
 MACHINE = """\
 FROM {base}
