@@ -50,6 +50,10 @@ def spawn(
     Raises HostError (`program-missing`) with `hint` when there is no such program. The kernel ties the
     child's life to the thread that starts it: start long-lived children from a thread that outlives them.
     """
+    # What these have done at a fork must be set up whole: another thread may be importing them just now, and a lock
+    # would be released that nobody holds.
+    import concurrent.futures.thread  # noqa: F401 - and logging with it
+
     parent = os.getpid()
     # No core files: a guest's memory holds secrets. With 1 the kernel pipes none to a collector either (do_coredump).
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
