@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenario", action="append", default=[], metavar="NAME", help="only this; may be repeated")
     parser.add_argument("--peer", action="append", default=[], choices=PEERS[1:], help="only these beside mbuild")
     parser.add_argument("--alone", action="store_true", help="mbuild without the others")
+    parser.add_argument("--long-alone", action="store_true", help="the same in what takes long")
     parser.add_argument(
         "--small", action="store_true", help="a base of 2 MB in place of 150 MB, and nothing flushed: only to try it"
     )
@@ -81,7 +82,9 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     names = options.scenario or NAMES
     peers = () if options.alone else tuple(options.peer) or PEERS
     measures: dict[str, Callable[[Path], object]] = {
-        "compare": lambda folder: compare(folder, rounds, names, peers, small=options.small).to_json(),
+        "compare": lambda folder: compare(
+            folder, rounds, names, peers, small=options.small, long_alone=options.long_alone
+        ).to_json(),
         "steps": lambda folder: compare(folder, rounds, STEPS, (), small=True).to_json(),
         "machine": lambda folder: machine.measure(folder, max(rounds, 5)),
         "cache": lambda folder: cache.measure(folder, rounds),

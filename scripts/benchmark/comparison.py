@@ -32,9 +32,16 @@ def say(text: str) -> None:
 
 
 def compare(
-    folder: Path, rounds: int, names: Sequence[str] = NAMES, peers: Sequence[str] = PEERS, *, small: bool = False
+    folder: Path,
+    rounds: int,
+    names: Sequence[str] = NAMES,
+    peers: Sequence[str] = PEERS,
+    *,
+    small: bool = False,
+    long_alone: bool = False,
 ) -> Results:
-    """Measure scenarios. `small`: with the base of 2 MB everywhere. The results tell what failed. Raises BenchError."""
+    """Measure scenarios. `small`: with the base of 2 MB everywhere; `long_alone`: long ones without the other builders.
+    The results tell what failed. Raises BenchError."""
     with ExitStack() as stack:
         place = Place(folder, stack.enter_context(serving(folder)), small=small)
         mbuild = Mbuild(folder / "mbuild")
@@ -59,7 +66,8 @@ def compare(
                 if isinstance(scenario, OwnScenario):
                     rows.append(_alone(scenario, place, mbuild, rounds))
                 else:
-                    rows.append(_Contest(scenario, place, found, turns, missing).row(rounds))
+                    taking_part = [mbuild] if scenario.long and long_alone else found
+                    rows.append(_Contest(scenario, place, taking_part, turns, missing).row(rounds))
             except BenchError as error:  # hours of other figures must not go with it
                 missing[f"{FAILED}{scenario.name}"] = str(error)
                 say(f"{scenario.name} failed: {error}")

@@ -48,6 +48,8 @@ class Scenario:
     """Whether the store is emptied first."""
     prepare: Callable[[Place, int], Job] | None = None
     """What each builder does once, before; without it, the job itself."""
+    long: bool = False
+    """Whether a round of all builders takes much of a minute."""
     profiled: int = 0
     """How many more builds tell what mbuild's time goes into."""
 
@@ -116,7 +118,7 @@ SCENARIOS = (
     Scenario("cached-folder", "everything cached, OCI folder out", _two_stages(Output.FOLDER), Result.SAME),
     Scenario("cached-push", "everything cached, pushed", _two_stages(Output.PUSH), Result.SAME),
     Scenario("changed-2000", "one file of 2,000 changed", _changed(2000), Result.NEW, run=1),
-    Scenario("changed-100000", "one file of 100,000 changed", _changed(100_000), Result.NEW, run=1),
+    Scenario("changed-100000", "one file of 100,000 changed", _changed(100_000), Result.NEW, run=1, long=True),
     Scenario(
         "cold",
         "cold, up to the first RUN's first word",
@@ -144,6 +146,7 @@ SCENARIOS = (
         Result.NEW,
         run=20,
         restores=20,
+        long=True,
     ),
     Scenario(
         "stages-8",
@@ -152,6 +155,7 @@ SCENARIOS = (
         Result.NEW,
         run=16,
         restores=8,
+        long=True,
     ),
     Scenario(
         "write-1g",
@@ -160,6 +164,7 @@ SCENARIOS = (
         Result.NEW,
         run=2,
         restores=2,
+        long=True,
         phase=Phase.FROM_WRITTEN,
         profiled=2,
     ),
@@ -170,6 +175,7 @@ SCENARIOS = (
         Result.NEW,
         run=2,
         restores=2,
+        long=True,
         phase=Phase.FROM_WRITTEN,
         profiled=2,
     ),
