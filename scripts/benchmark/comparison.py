@@ -71,6 +71,9 @@ def compare(
             except BenchError as error:  # hours of other figures must not go with it
                 missing[f"{FAILED}{scenario.name}"] = str(error)
                 say(f"{scenario.name} failed: {error}")
+            except KeyboardInterrupt:
+                missing[f"{FAILED}{scenario.name}"] = "stopped here"
+                break
         return Results({peer.key: peer.label for peer in found}, missing, rounds, tuple(rows))
 
 
