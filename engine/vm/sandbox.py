@@ -43,15 +43,6 @@ _KILL_TIMEOUT = 10.0
 _BAD_TARGETS = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EROFS, errno.ENAMETOOLONG)
 
 
-class StalledError(Exception):
-    """A restored machine did not come to life; nothing of the user ran in it."""
-
-    def __init__(self, reason: str, autopsy: Autopsy) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.autopsy = autopsy
-
-
 @dataclass(slots=True)
 class _Run:
     """One machine with the step in it."""
@@ -161,7 +152,7 @@ class MicroVmSandbox:
         """Restore a machine and set it up, again if it hangs: nothing of the user has run by then."""
         for port in execution.ports:
             port.check_free()
-        stalls: list[StalledError] = []
+        stalls: list[tuple[str, Autopsy]] = []
         while len(stalls) < _RESTORES:
             awake = self._awake(execution, template, cancelled)
             with awake.home, awake.life as life:
@@ -173,7 +164,7 @@ class MicroVmSandbox:
                     run = _set_up(awake, execution)
                 except (SilentGuestError, GuestGoneError) as error:
                     reason = "it does not answer" if isinstance(error, SilentGuestError) else "it ended by itself"
-                    stalls.append(StalledError(reason, awake.machine.autopsy()))
+                    stalls.append((reason, awake.machine.autopsy()))
                     continue
                 except GuestFailureError as error:
                     _check_target(error)
@@ -186,9 +177,9 @@ class MicroVmSandbox:
                     raise _misbehaved(str(error), awake.machine.autopsy()) from error
                 yield run
                 return
-        last = stalls[-1]
+        reason, autopsy = stalls[-1]
         raise HostError(
-            f"a microVM did not come to life in {_RESTORES} tries: {last.reason}\n{last.autopsy}",
+            f"a microVM did not come to life in {_RESTORES} tries: {reason}\n{autopsy}",
             code="vm-silent",
             hint="run: mbuild doctor",
         )
