@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
 
+from engine.images.brief import Answer
 from engine.images.challenge import Challenge, parse_challenges
 from engine.images.credentials import Credentials, CredentialStore
 from engine.images.jsonvalue import JsonObject
@@ -18,9 +18,6 @@ from engine.images.retry import Attempts, RetryableError
 from engine.images.transport import Transport
 from machinefile.errors import TransferError, UntrustedDataError
 from machinefile.values import dataclass
-
-if TYPE_CHECKING:
-    import httpx
 
 _MAX_ANSWER = 1 << 20
 _DEFAULT_LIFE = 60.0  # what the specification says of a token that does not say how long it lives
@@ -58,7 +55,7 @@ class Authenticator:
         grant = self._grants.get((registry, scope))
         return grant.header if grant is not None and time.monotonic() < grant.until else ""
 
-    def answer(self, registry: str, repository: str, scope: str, response: httpx.Response, refused: str) -> str:
+    def answer(self, registry: str, repository: str, scope: str, response: Answer, refused: str) -> str:
         """The header that answers a 401; empty when there is none that was not tried.
 
         `refused` is the header that the 401 was given for. Several threads that are refused at once ask for one
@@ -110,7 +107,7 @@ class Authenticator:
             fields["scope"] = scope.split()  # several go as fields of their own here, as one text above
             query = urlencode({name: value for name, value in fields.items() if value}, doseq=True)
             realm += ("&" if "?" in realm else "?") + query
-        with self._transport.exchange(
+        with self._transport.brief(
             "GET" if content is None else "POST",
             realm,
             headers=headers,
@@ -154,9 +151,8 @@ def unauthorized(registry: str, what: str, tried: bool, said: str = "") -> Trans
     )
 
 
-def _headers(response: httpx.Response) -> list[str]:
-    found: list[str] = response.headers.get_list("www-authenticate")
-    return found
+def _headers(response: Answer) -> list[str]:
+    return response.headers.get_list("www-authenticate")
 
 
 def _wanted(offered: str, needed: str) -> str:

@@ -115,7 +115,7 @@ def _is_there(session: Session, reference: Reference, digest: str) -> bool:
     headers = {"Accept": mediatype.ACCEPT}
     while True:
         try:
-            with session.exchange(
+            with session.brief(
                 reference, "HEAD", url, headers=headers, scope=push_scope(reference.repository)
             ) as response:
                 return response.status_code == 200 and response.headers.get("docker-content-digest") == digest
@@ -172,7 +172,7 @@ def put_manifest(client: RegistryClient, reference: Reference, data: bytes, medi
 def _put_once(session: Session, reference: Reference, document: _Document) -> None:
     digest = digest_of(document.data)
     url = session.url(reference, f"manifests/{document.target}")
-    with session.exchange(
+    with session.brief(
         reference,
         "PUT",
         url,

@@ -140,8 +140,8 @@ class RegistryClient:
 
     def _head(self, reference: Reference) -> Descriptor | None:
         """The descriptor from the headers alone; None where the registry does not give them."""
-        path = f"manifests/{reference.target}"
-        with self._exchange(reference, "HEAD", path, {"Accept": mediatype.ACCEPT}) as response:
+        url = self.session.url(reference, f"manifests/{reference.target}")
+        with self.session.brief(reference, "HEAD", url, headers={"Accept": mediatype.ACCEPT}) as response:
             if response.status_code != 200:
                 return None  # some registries know no HEAD; GET has the better error too
             digest = response.headers.get("docker-content-digest", "")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from engine.images.auth import Authenticator, unauthorized
+from engine.images.brief import Answer
 from engine.images.credentials import CredentialStore
 from engine.images.policy import RegistrySettings, TransferPolicy
 from engine.images.reference import Reference
@@ -16,6 +18,12 @@ from engine.images.transport import Content, Transport
 
 if TYPE_CHECKING:
     import httpx
+
+_A = TypeVar("_A", bound=Answer, covariant=True)
+
+
+class _Send(Protocol[_A]):
+    def __call__(self, *, authorization: str) -> AbstractContextManager[_A]: ...
 
 
 def pull_scope(repository: str) -> str:
@@ -72,19 +80,36 @@ class Session:
         `scope` is what the token must allow, reading by default. To an address that is not the registry's own (an
         upload may be sent elsewhere) goes no login. A refusal raises TransferError (`registry-unauthorized`).
         """
+        send = partial(
+            self.transport.exchange, method, url, headers=headers, content=content, patience=patience, bulk=bulk
+        )
+        with self._asked(send, reference, url, scope) as response:
+            yield response
+
+    @contextmanager
+    def brief(
+        self,
+        reference: Reference,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        scope: str = "",
+        patience: float | None = None,
+    ) -> Iterator[Answer]:
+        """As `exchange`, of little to send and little to hear: see Transport.brief."""
+        send = partial(self.transport.brief, method, url, headers=headers, content=content, patience=patience)
+        with self._asked(send, reference, url, scope) as answer:
+            yield answer
+
+    @contextmanager
+    def _asked(self, send: _Send[_A], reference: Reference, url: str, scope: str) -> Iterator[_A]:
         scope = scope or pull_scope(reference.repository)
         ours = self.transport.is_at(reference.endpoint, url)
         authorization = self._auth.header(reference.registry, scope) if ours else ""
         for last in (False, True):
-            with self.transport.exchange(
-                method,
-                url,
-                headers=headers,
-                authorization=authorization,
-                content=content,
-                patience=patience,
-                bulk=bulk,
-            ) as response:
+            with send(authorization=authorization) as response:
                 refused = response.status_code in (401, 403)
                 # Who asks from elsewhere, after a redirect, gets no login, nor says where tokens come from.
                 if not refused or not ours or not self.transport.is_at(reference.endpoint, str(response.url)):

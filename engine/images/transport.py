@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,7 +10,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from engine.images.brief import MAX_SENT, Answer, BriefClient
 from engine.images.clients import Clients, authority
+from engine.images.failures import failed, translated
 from engine.images.policy import RegistrySettings, TransferPolicy
 from engine.images.retry import RetryableError, retry_after
 from machinefile.errors import InterruptedBuildError, TransferError, UntrustedDataError
@@ -27,19 +28,10 @@ BULK = 1 << 20
 and sends no faster than the server grants: often a megabyte for each round trip."""
 
 _MAX_REDIRECTS = 5
-_MAX_SENT = 1 << 15
-"""Bytes: requests with longer bodies go over HTTP/1.1 too. They could fill HTTP/2's first flow-control window (65,535
-bytes), and httpcore, waiting for more of it, does not see an answer that comes before the body's end."""
+_USUAL = {"User-Agent": "mbuild", "Accept": "*/*", "Accept-Encoding": "identity"}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONTROL = re.compile(r"[^\x20-\x7e\xa0-\U0010ffff]+")
 _LONGEST_QUOTE = 300
-_REFUSED_IDENTITY = (
-    "ALERT_CERTIFICATE_REQUIRED",
-    "ALERT_BAD_CERTIFICATE",
-    "ALERT_UNKNOWN_CA",
-    "ALERT_HANDSHAKE_FAILURE",
-)
-"""What OpenSSL calls a server's refusals of a client certificate, in OpenSSL's words for the reason of an error."""
 
 
 class Transport:
@@ -52,6 +44,8 @@ class Transport:
         self.policy = policy
         self.cancelled = cancelled or threading.Event()
         self._clients = Clients(settings, self.cancelled)
+        self._brief = BriefClient(settings, policy)
+        self._is_long = False
 
     def __enter__(self) -> Transport:
         return self
@@ -59,6 +53,7 @@ class Transport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._brief.close()
         self._clients.close()
 
     def origin(self, registry: str) -> str:
@@ -88,12 +83,15 @@ class Transport:
         """
         import httpx
 
+        self._is_long = True
         first = current = self._parsed(url)
-        long = callable(content) or len(content or b"") > _MAX_SENT
+        # Long bodies go over HTTP/1.1 too. They could fill HTTP/2's first flow-control window (65,535 bytes), and
+        # httpcore, waiting for more of it, does not see an answer that comes before the body's end.
+        long = callable(content) or len(content or b"") > MAX_SENT
         for _ in range(_MAX_REDIRECTS + 1):
             if may_ask is not None and not may_ask(current.host):
                 raise _bad_redirect(first, f"to {current.host}, which is not asked")
-            sent = {"User-Agent": "mbuild", "Accept": "*/*", "Accept-Encoding": "identity", **(headers or {})}
+            sent = {**_USUAL, **(headers or {})}
             if authorization and _origin(current) == _origin(first):
                 sent["Authorization"] = authorization
             request = httpx.Request(
@@ -103,7 +101,7 @@ class Transport:
                 content=content() if callable(content) else content,
                 extensions={"timeout": self._timeouts(patience)},
             )
-            with _translated(current.host), self._clients.exchange(request, bulk=bulk or long) as response:
+            with translated(current.host), self._clients.exchange(request, bulk=bulk or long) as response:
                 location = response.headers.get("location")
                 if response.status_code not in _REDIRECTS or not location:
                     yield response
@@ -113,6 +111,35 @@ class Transport:
                 except httpx.InvalidURL as error:
                     raise _bad_redirect(first, "to what is not an address") from error
         raise _bad_redirect(first, "without end")
+
+    @contextmanager
+    def brief(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        authorization: str = "",
+        content: bytes | None = None,
+        patience: float | None = None,
+    ) -> Iterator[Answer]:
+        """As `exchange`, of little to send and little to hear, that can be asked twice.
+
+        Without httpx as long as nothing has needed it: afterwards its connections are there already.
+        """
+        address = self._brief.address(url) if not self._is_long and len(content or b"") <= MAX_SENT else None
+        if address is not None:
+            sent = {**_USUAL, **(headers or {}), **({"Authorization": authorization} if authorization else {})}
+            wait = patience or self.policy.read_timeout
+            with self._brief.exchange(method, address, sent, content, wait) as answer:
+                if answer.status_code not in _REDIRECTS:
+                    yield answer
+                    return
+        asked = self.exchange(
+            method, url, headers=headers, authorization=authorization, content=content, patience=patience
+        )
+        with asked as response:
+            yield response
 
     def follow(self, response: httpx.Response, location: str) -> str:
         """The address that an answer's Location means, under the rules for redirects. Raises TransferError."""
@@ -125,7 +152,8 @@ class Transport:
 
     def is_at(self, registry: str, url: str) -> bool:
         """Whether an address is the registry's own: the same scheme, host and port."""
-        return _origin(self._parsed(url)) == _origin(self._parsed(self.origin(registry)))
+        origin = self.origin(registry)
+        return url.startswith(f"{origin}/") or _origin(self._parsed(url)) == _origin(self._parsed(origin))
 
     def _parsed(self, url: str) -> httpx.URL:
         import httpx
@@ -149,7 +177,7 @@ class Transport:
         usual, connect = self.policy.read_timeout, self.policy.connect_timeout
         return {"connect": connect, "read": patience or usual, "write": usual, "pool": connect}
 
-    def read(self, response: httpx.Response, limit: int, what: str) -> bytes:
+    def read(self, response: Answer, limit: int, what: str) -> bytes:
         """The whole of a small body. Raises UntrustedDataError (`answer-too-long`) beyond `limit` bytes, and
         RetryableError when it takes longer than the policy allows."""
         deadline = time.monotonic() + self.policy.small_deadline
@@ -163,21 +191,21 @@ class Transport:
             if self.cancelled.is_set():
                 raise InterruptedBuildError
             if time.monotonic() > deadline:
-                raise RetryableError(_failed(f"{what} did not arrive in {self.policy.small_deadline:g} s"))
+                raise RetryableError(failed(f"{what} did not arrive in {self.policy.small_deadline:g} s"))
         return b"".join(parts)
 
-    def failure(self, response: httpx.Response, what: str) -> TransferError | RetryableError:
+    def failure(self, response: Answer, what: str) -> TransferError | RetryableError:
         """What to raise for an answer that is neither a success nor about authorization."""
         status = response.status_code
         said = self.quote(response)
-        error = _failed(f"{response.url.host} answered {status} to the request for {what}{said}")
+        error = failed(f"{response.url.host} answered {status} to the request for {what}{said}")
         if status == 429:
             error.hint = "the registry limits how much it serves: log in, or wait, or use a mirror"
         if status == 429 or status >= 500 or status == 408:
             return RetryableError(error, wait=retry_after(response.headers.get("retry-after", "")))
         return error
 
-    def quote(self, response: httpx.Response) -> str:
+    def quote(self, response: Answer) -> str:
         """What the registry says about its refusal, made safe to print; empty when it says nothing."""
         try:
             data = self.read(response, 1 << 16, "an error")
@@ -195,75 +223,6 @@ def _message(data: bytes) -> str:
         return str(first.get("message") or first.get("code") or "")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return ""
-
-
-@contextmanager
-def _translated(host: str) -> Iterator[None]:
-    import httpx
-
-    try:
-        yield
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-        raise _unreachable(host, error) from error
-    except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError) as error:
-        raise _broken(host, error) from error
-    except httpx.HTTPError as error:
-        if _is_http2(error.__cause__):  # the server ended what we were still sending
-            raise _broken(host, error) from error
-        raise _failed(f"{host} cannot be asked: {error}") from error
-    except Exception as error:
-        if _is_http2(error):  # httpcore lets pass what goes wrong while a body is read: a short one, for instance
-            raise _broken(host, error) from error
-        raise
-
-
-def _is_http2(error: BaseException | None) -> bool:
-    """Whether the error is HTTP/2's, or stands for one. Imports nothing: without h2 there is none."""
-    h2 = sys.modules.get("h2.exceptions")
-    if h2 is None or error is None:
-        return False
-    return any(isinstance(one, h2.ProtocolError) for one in (error, *error.args))
-
-
-def _broken(host: str, error: Exception) -> TransferError | RetryableError:
-    text = str(error) or "no answer in time"
-    if any(alert in text for alert in _REFUSED_IDENTITY):
-        return TransferError(
-            f"{host} refuses this client's certificate, or the lack of one: {text}",
-            code="registry-unauthorized",
-            hint="name a certificate and its key as client-cert and client-key in registries.toml",
-        )
-    return RetryableError(_failed(f"the connection to {host} broke: {text}"))
-
-
-def _unreachable(host: str, error: Exception) -> TransferError | RetryableError:
-    text = str(error) or "no answer in time"
-    if any(alert in text for alert in _REFUSED_IDENTITY):
-        return _broken(host, error)
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return TransferError(
-            f"the certificate of {host} is not trusted: {text}",
-            code="registry-untrusted-certificate",
-            hint="put its authority's certificate into a file and name that as ca in registries.toml, "
-            "with --registry-ca, or in SSL_CERT_FILE",
-        )
-    if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
-        return TransferError(
-            f"{host} does not speak TLS",
-            code="registry-unreachable",
-            hint="if it may be trusted in plain HTTP, say plain-http = true in registries.toml, "
-            "or name it with --plain-http or in MBUILD_INSECURE_REGISTRIES",
-        )
-    unreachable = TransferError(
-        f"{host} cannot be reached: {text}",
-        code="registry-unreachable",
-        hint="check the name, the network and the proxy settings",
-    )
-    return RetryableError(unreachable, connecting=True)
-
-
-def _failed(message: str) -> TransferError:
-    return TransferError(message, code="registry-failed", hint="try again, or ask who runs the registry")
 
 
 def _bad_redirect(first: httpx.URL, how: str) -> TransferError:

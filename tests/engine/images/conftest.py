@@ -45,6 +45,8 @@ class Seen:
     headers: dict[str, str]
     """Names in lower case."""
     body: bytes
+    connection: int
+    """The client's port."""
 
 
 Answer = Reply | Callable[[Seen], Reply] | list[Reply]
@@ -71,7 +73,8 @@ class FaultServer:
             def do_GET(self) -> None:
                 length = int(self.headers.get("content-length", 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                self._send(server.answer(Seen(self.command, self.path, headers, self.rfile.read(length))))
+                body = self.rfile.read(length)
+                self._send(server.answer(Seen(self.command, self.path, headers, body, self.client_address[1])))
 
             do_HEAD = do_POST = do_GET  # noqa: N815
 
@@ -108,6 +111,10 @@ class FaultServer:
     def on(self, path: str, answer: Answer) -> None:
         """What to say about a path (without its query), whatever the method."""
         self._answers[path] = answer
+
+    def answers(self, path: str) -> Answer:
+        """What is said about a path now."""
+        return self._answers[path]
 
     def answer(self, seen: Seen) -> Reply:
         self.seen.append(seen)
