@@ -2,9 +2,9 @@
 
 Of some two hundred classes that a command imports it makes objects of a few dozen, and the standard library takes most
 of a millisecond to write and compile the methods of one: that was half of a build in which nothing ran. So a class is
-given its slots and fields at once; `__init__` is written here, when its first object is made; what compares, hashes and
-guards objects needs no compiling; and the rest is written by the standard library itself when something asks for it.
-Until there is an object, inspect.signature does not know what a class takes.
+given its slots and fields at once; `__init__` is written here, when there are more objects than a few; what compares,
+hashes and guards objects needs no compiling; and the rest is written by the standard library itself when something asks
+for it. Until then, inspect.signature does not know what a class takes.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ _TEXTUAL = sys.version_info < (3, 14)
 _FIELD: Any = vars(dataclasses)["_FIELD"]
 _MADE: Any = object()
 """Stands, in a signature, for what a factory gives."""
+_FEW = 8
+"""Objects of a class that are filled field by field: compiling its `__init__` takes as long as fifty of them."""
 _lock = threading.RLock()  # finishing a class finishes those that it stands on
 _Fields = dict[str, "dataclasses.Field[Any]"]
 _begun_with: dict[type, tuple[_Fields, bool]] = {}
@@ -88,7 +90,13 @@ def _begun(cls: type, options: dict[str, bool]) -> type:
                 setattr(begun, name, written[name])
             finished = True
 
+    left = _FEW
+
     def __init__(self: object, *args: object, **kwargs: object) -> None:  # noqa: N807
+        nonlocal left
+        left -= 1
+        if left >= 0 and _filled(self, fields, args, kwargs, is_frozen):
+            return
         setattr(begun, "__init__", _written_init(begun, fields, is_frozen))  # noqa: B010
         begun.__init__(self, *args, **kwargs)  # type: ignore[misc]
 
@@ -147,6 +155,31 @@ def _field(cls: type, name: str, text: object) -> dataclasses.Field[Any] | None:
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _filled(
+    made: object, fields: _Fields, args: tuple[object, ...], kwargs: dict[str, object], is_frozen: bool
+) -> bool:
+    """Give an object its fields; False, and none of them, where the arguments are not those that it takes."""
+    if len(args) > len(fields):
+        return False
+    values = dict(zip(fields, args, strict=False))
+    if not (kwargs.keys() <= fields.keys() and kwargs.keys().isdisjoint(values)):
+        return False
+    values |= kwargs
+    if any(name not in values and _is_required(field) for name, field in fields.items()):
+        return False
+    put = object.__setattr__ if is_frozen else setattr
+    for name, field in fields.items():
+        put(made, name, values[name] if name in values else _default(field))
+    if hasattr(made, "__post_init__"):
+        made.__post_init__()
+    return True
+
+
+def _default(field: dataclasses.Field[Any]) -> object:
+    make: Callable[[], object] | Any = field.default_factory
+    return field.default if make is dataclasses.MISSING else make()
 
 
 def _written_init(cls: type, fields: _Fields, is_frozen: bool) -> Any:

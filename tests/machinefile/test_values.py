@@ -186,6 +186,8 @@ def _has_default(one: dataclasses.Field[object]) -> bool:
     return one.default is not dataclasses.MISSING or one.default_factory is not dataclasses.MISSING
 
 
+MANY = 20
+"""More objects than are filled field by field."""
 Makes = Any
 """One `dataclass` or the other."""
 
@@ -383,12 +385,63 @@ def test_it_is_as_one_of_the_standard_library_whatever_is_asked_first(make: Call
         lambda one: (copy.deepcopy(one) == one, hasattr(one, "__dict__"), _taken(type(one))),
     ]
 
+    def among_many(decorate: Makes) -> Any:
+        made = make(decorate)
+        for _ in range(MANY):  # whatever takes the arguments is there after these
+            _answer(dataclasses.replace, made)
+        return made
+
     def answers(decorate: Makes, first: Callable[[Any], object]) -> list[object]:
-        one = make(decorate)
+        one = among_many(decorate)
         return [_answer(first, one), *(_answer(each, one) for each in asked)]
 
     for first in asked:
         assert answers(dataclass, first) == answers(dataclasses.dataclass, first)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ((), {}),
+        ((1,), {}),
+        ((1, 2), {}),
+        ((1, 2, [3]), {}),
+        ((1, 2, [3], 4), {}),
+        ((), {"b": 2}),
+        ((), {"b": 2, "a": 1}),
+        ((1,), {"b": 3}),
+        ((1,), {"a": 3}),
+        ((1,), {"x": 1}),
+    ],
+)
+def test_the_first_objects_take_what_all_others_take(given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def answers(decorate: Makes) -> list[object]:
+        @decorate
+        class Plain:
+            """Neither frozen nor with slots."""
+
+            a: int
+            b: int = 3
+            c: list[int] = field(default_factory=lambda: [7])
+
+        @decorate(frozen=True, slots=True)
+        class Frozen:
+            """Both, and with more to do."""
+
+            a: int
+            b: int = 4
+            sums: list[int] = field(default_factory=list)
+
+            def __post_init__(self) -> None:
+                self.sums.append(self.a + self.b)
+
+        def contents(made: Any) -> list[object]:
+            one = made(*copy.deepcopy(given), **named)
+            return [getattr(one, each.name) for each in dataclasses.fields(one)]
+
+        return [[_answer(contents, made) for _ in range(MANY)] for made in (Plain, Frozen)]
+
+    assert answers(dataclass) == answers(dataclasses.dataclass)
 
 
 def _refused(action: Callable[[], object]) -> bool:
