@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ctypes
 
 _STEP = 32 << 20
 """Bytes after which the kernel is reminded."""
@@ -26,10 +30,14 @@ class Writeback:
 
     def start(self) -> None:
         """Start with all that was written so far."""
+        import ctypes  # 3 ms, which a build that writes little is spared
+
         self._since = 0
         _libc().sync_file_range(self._descriptor, ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(_WRITE))
 
 
 @cache
 def _libc() -> ctypes.CDLL:
+    import ctypes
+
     return ctypes.CDLL(None)

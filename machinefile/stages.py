@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator
 
@@ -131,6 +130,8 @@ def sources_of(instruction: Instruction) -> Iterator[tuple[str, Flag]]:
 
 def mount_source(value: str) -> str:
     """The `from` of a mount, where it has one that counts."""
+    import csv
+
     try:
         fields = next(csv.reader([value], strict=True), [])
     except csv.Error:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import io
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 from machinefile.errors import HostError, InterruptedBuildError, MbuildError
 from mbuild.report import render
@@ -22,6 +25,20 @@ _COMMANDS = (
 _OBJECTS = 20_000
 """New ones after which the collector of cycles looks at them: at Python's 700 it looks a hundred times while a command
 imports what it needs, and finds nothing."""
+
+
+def run() -> NoReturn:
+    """Run the command, and end the process."""
+    code = main()
+    # Python takes as long to pull down what it set up as a tenth of a cached build, and the kernel does it too.
+    is_idle = all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+    if is_idle and not atexit._ncallbacks():
+        with suppress(OSError, ValueError):
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:
+                    stream.flush()
+            os._exit(code)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,4 +114,4 @@ def _watch_signals(cancelled: threading.Event) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -20,7 +20,7 @@ def test_the_wheel_holds_all_that_mbuild_needs(tmp_path: Path) -> None:
         assert agents
         assert all(packed.read(name).startswith(b"\x7fELF") for name in agents)
         (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
-        assert "mbuild = mbuild.__main__:main" in packed.read(entry_points).decode()
+        assert "mbuild = mbuild.__main__:run" in packed.read(entry_points).decode()
     for package in ("grammar", "machinefile", "cache", "engine", "mbuild"):
         for path in (ROOT / package).rglob("*"):
             if path.suffix in (".py", ".lark"):

@@ -23,6 +23,8 @@ NEEDLESS = (
     "engine.explain.missing",
     "engine.explain.words",
     "base64",
+    "csv",
+    "ctypes",
     "concurrent.futures",
     "difflib",
     "diskcache",
