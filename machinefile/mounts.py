@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import posixpath
 import re
 from dataclasses import field
 
 from machinefile.building import Building
+from machinefile.commas import QuotesError, split_commas
 from machinefile.errors import MachinefileError
 from machinefile.flags import flag_value
 from machinefile.instructions import Flag, Instruction
@@ -93,8 +93,8 @@ def _read(request: _Request) -> MountType:
     """Fill in the options; what the mount is of."""
     value = flag_value(request.flag)
     try:
-        fields = next(csv.reader([value], strict=True), [])
-    except csv.Error:
+        fields = split_commas(value)
+    except QuotesError:
         raise request.fail("the quotes in --mount do not match") from None
     for part in fields:
         name, separator, written = part.partition("=")

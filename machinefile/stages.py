@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from machinefile.commas import QuotesError, split_commas
 from machinefile.errors import MachinefileError, Problem
 from machinefile.flags import flag_value
 from machinefile.instructions import Flag, Instruction, Machinefile
@@ -130,11 +131,9 @@ def sources_of(instruction: Instruction) -> Iterator[tuple[str, Flag]]:
 
 def mount_source(value: str) -> str:
     """The `from` of a mount, where it has one that counts."""
-    import csv
-
     try:
-        fields = next(csv.reader([value], strict=True), [])
-    except csv.Error:
+        fields = split_commas(value)
+    except QuotesError:
         return ""
     options = {key.lower(): option for key, _, option in (part.partition("=") for part in fields)}
     return "" if options.get("type", "").lower() in ("tmpfs", "secret", "ssh") else options.get("from", "")

@@ -6,12 +6,12 @@ Source: buildx's parser (util/buildflags/attests.go) and its documentation of th
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from engine.attest.spec import NO_ATTESTATIONS, AttestSpec, ProvenanceMode
+from machinefile.commas import QuotesError, split_commas
 from machinefile.errors import UsageError
 from machinefile.suggest import did_you_mean
 
@@ -97,8 +97,8 @@ def _long(name: str, text: str) -> str:
 
 def _fields(flag: str, text: str) -> Mapping[str, str]:
     try:
-        words = next(csv.reader([text], strict=True), [])
-    except csv.Error as error:
+        words = split_commas(text)
+    except QuotesError as error:
         raise _bad(flag, f"{text}: its quotes do not match") from error
     found: dict[str, str] = {}
     for word in words:

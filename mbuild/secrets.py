@@ -5,13 +5,13 @@ Source: buildx's parser (buildflags.ParseSecretSpecs) and BuildKit's secretsprov
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engine.secrets import MAX_BYTES, SHORTEST, Secrets
+from machinefile.commas import QuotesError, split_commas
 from machinefile.errors import UsageError
 
 _HINT = "write it as --secret id=ID,src=FILE or --secret id=ID,env=VARIABLE"
@@ -68,8 +68,8 @@ def _read(options: Mapping[str, str], environment: Mapping[str, str]) -> tuple[s
 
 def _options(value: str) -> dict[str, str]:
     try:
-        fields = next(csv.reader([value], strict=True), [])
-    except csv.Error:
+        fields = split_commas(value)
+    except QuotesError:
         raise _bad("its quotes do not match") from None
     options: dict[str, str] = {}
     for field in fields:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from cache.carry.urls import without_login
 from engine.carry.spec import CacheMode, CacheSource, CacheTarget, CacheType
 from engine.images.reference import Reference
+from machinefile.commas import QuotesError, split_commas
 from machinefile.errors import UsageError
 
 _S3 = "s3"
@@ -73,8 +73,8 @@ def parse_targets(texts: Sequence[str]) -> tuple[CacheTarget, ...]:
 def _split(option: str, text: str) -> list[_Fields]:
     """The fields of one option's value; several for names with commas between them, as docker buildx has it."""
     try:
-        words = [word for word in next(csv.reader([text], strict=True), []) if word]
-    except csv.Error as error:
+        words = [word for word in split_commas(text) if word]
+    except QuotesError as error:
         raise _wrong(
             option, text, f"it is not a line of CSV ({error})", 'write "NAME=VALUE" with both quotes'
         ) from error

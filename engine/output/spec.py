@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from engine.images.reference import Reference
 from engine.output.annotations import Annotations, is_output_key, parse_output_key
 from engine.output.compress import DEFAULT, Compression, Compressor
 from engine.output.kinds import STDOUT, DiskFormat, OutputSpec, OutputType
+from machinefile.commas import QuotesError, split_commas
 from machinefile.errors import UsageError
 
 __all__ = ["OutputSpec", "OutputType", "parse_output", "parse_outputs"]
@@ -75,8 +75,8 @@ def parse_output(text: str) -> OutputSpec:
     Raises UsageError: `output-invalid`, `output-unsupported`.
     """
     try:
-        words = next(csv.reader([text], strict=True), [])
-    except csv.Error as error:
+        words = split_commas(text)
+    except QuotesError as error:
         raise _invalid(text, f"it is not a line of CSV ({error})", 'write "dest=PATH" with both quotes') from error
     if len(words) == 1 and words[0] and "=" not in words[0].partition("/")[0]:
         if words[0] == "-":
