@@ -23,6 +23,7 @@ KEPT_DAYS = 30
 
 _MAGIC = b"mbuild context 1\n"
 _STAMP = struct.Struct("=5Q")
+STAMP_BYTES = _STAMP.size
 _DAY = struct.Struct("=I")
 _DIGEST_BYTES = 32
 _ENTRY = _STAMP.size + _DAY.size + _DIGEST_BYTES
@@ -66,16 +67,16 @@ class ContextDigests:
         self._news: dict[bytes, bytes] = {}
         self._today = now() // _DAY_NS
 
-    def get(self, stamp: bytes) -> str | None:
-        """The sha256, in hex, of the file that has that stamp."""
+    def take(self, stamp: bytes) -> bytes | None:
+        """The sha256 of the file that has that stamp. Told once: who asks for 100,000 files remembers them too."""
         if self._known is None:
             self._known = _entries(self._body())
-        value = self._known.get(stamp)
+        value = self._known.pop(stamp, None)
         if value is None:
             return None
         if self._age(value) > _REFRESHED_DAYS:
             self._news[stamp] = _DAY.pack(self._today) + value[_DAY.size :]
-        return value[_DAY.size :].hex()
+        return value[_DAY.size :]
 
     def learn(self, status: os.stat_result, digest: bytes, begun: int) -> None:
         """Remember the sha256 of a file that was read from `begun` on, unless it was new then."""

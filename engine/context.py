@@ -11,7 +11,7 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from cache.contexts import ContextDigests, stamp_of
+from cache.contexts import STAMP_BYTES, ContextDigests, stamp_of
 from engine.layers.entry import Entry, EntryType
 from engine.parallel import in_parallel
 from machinefile.errors import MachinefileError, UsageError
@@ -25,6 +25,7 @@ _BATCH = 64
 """Files that a thread takes at once: asking for each would cost as much as a small file."""
 _FEW_BYTES = 1 << 20
 """Fewer files than a batch and less than this are hashed before threads would have begun."""
+_FILE = EntryType.FILE
 _NO_FOLLOW = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -92,8 +93,8 @@ class Context:
         self._inodes: dict[str, tuple[int, int]] = {}
         self._stamps: dict[str, bytes] = {}
         """What the files were when their folder was read, where something may be known of them."""
-        self._hashed: dict[str, tuple[bytes, str]] = {}
-        """What a file was when it was first hashed, and its digest: one build sees one content."""
+        self._hashed: dict[str, bytes] = {}
+        """What a file was when it was first hashed (STAMP_BYTES), and its sha256: one build sees one content."""
 
     def entry(self, path: str) -> Entry | None:
         """What stands at a path; None for what is ignored or not there."""
@@ -146,7 +147,7 @@ class Context:
         """The sha256 of a file's content, in hex, as it was when this was first asked."""
         if not self._is_hashed(path):
             self._hash(path, threading.Event())
-        return self._hashed[path][1]
+        return self._hashed[path][STAMP_BYTES:].hex()
 
     def hash_all(self, paths: Sequence[str]) -> None:
         """Hash those files whose content is not known yet, several at a time.
@@ -174,11 +175,11 @@ class Context:
     def _is_hashed(self, path: str) -> bool:
         if path in self._hashed:
             return True
-        stamp = self._stamps.get(path)
-        digest = self._known.get(stamp) if self._known is not None and stamp is not None else None
+        stamp = self._stamps.pop(path, None)
+        digest = self._known.take(stamp) if self._known is not None and stamp is not None else None
         if digest is None or stamp is None:
             return False
-        self._hashed.setdefault(path, (stamp, digest))
+        self._hashed.setdefault(path, stamp + digest)
         return True
 
     def _hash(self, path: str, stop: threading.Event) -> None:
@@ -196,7 +197,7 @@ class Context:
         if stop.is_set():
             return
         # Of two threads that hash a file while somebody writes to it, the first decides what this build has seen.
-        self._hashed.setdefault(path, (stamp_of(status), hasher.hexdigest()))
+        self._hashed.setdefault(path, stamp_of(status) + hasher.digest())
         if self._known is not None:
             self._known.learn(status, hasher.digest(), begun)
 
@@ -208,7 +209,7 @@ class Context:
             now = stamp_of(os.lstat(self._above + path))
         except OSError as error:
             raise _edited(path) from error
-        if now != self._hashed[path][0]:
+        if not self._hashed[path].startswith(now):
             raise _edited(path)
 
     def listed(self, found: Iterator[os.DirEntry[str]]) -> Iterable[os.DirEntry[str]]:
@@ -222,15 +223,17 @@ class Context:
         except OSError as error:
             raise _unreadable(path, error) from error
         names = []
+        has_rules = bool(self._rules.rules)
         for child in children:
             name = f"{path}/{child.name}" if path else child.name
             is_directory = child.is_dir(follow_symlinks=False)
-            if self._rules.ignored(name) and (not is_directory or self._rules.prunes(name)):
+            ignored = has_rules and self._rules.ignored(name)
+            if ignored and (not is_directory or self._rules.prunes(name)):
                 continue
             entry = self._read(name, child)
             if entry is None:
                 continue
-            if is_directory and self._rules.ignored(name):
+            if ignored:
                 # The directory itself is left out; it is there only for what an exception brings back below it.
                 self._entries[name] = entry
                 if not self.children(name):
@@ -243,21 +246,21 @@ class Context:
     def _read(self, name: str, child: os.DirEntry[str]) -> Entry | None:
         try:
             status = child.stat(follow_symlinks=False)
+            kind = stat.S_IFMT(status.st_mode)
             mode = _git_mode(status.st_mode) if self._git_modes else stat.S_IMODE(status.st_mode)
             mtime = status.st_mtime_ns // 1_000_000_000
-            match stat.S_IFMT(status.st_mode):
-                case stat.S_IFREG:
-                    if self._known is not None:
-                        self._stamps[name] = stamp_of(status)
-                    if status.st_nlink > 1:
-                        self._inodes[name] = (status.st_dev, status.st_ino)
-                    return Entry(name, EntryType.FILE, mode, size=status.st_size, mtime=mtime)
-                case stat.S_IFDIR:
-                    return Entry(name, EntryType.DIRECTORY, mode, mtime=mtime)
-                case stat.S_IFLNK:
-                    return Entry(name, EntryType.SYMLINK, 0o777, mtime=mtime, link=os.readlink(child.path))
-                case stat.S_IFIFO:
-                    return Entry(name, EntryType.FIFO, mode, mtime=mtime)
+            if kind == stat.S_IFREG:
+                if self._known is not None:
+                    self._stamps[name] = stamp_of(status)
+                if status.st_nlink > 1:
+                    self._inodes[name] = (status.st_dev, status.st_ino)
+                return Entry(name, _FILE, mode, 0, 0, status.st_size, mtime)
+            if kind == stat.S_IFDIR:
+                return Entry(name, EntryType.DIRECTORY, mode, mtime=mtime)
+            if kind == stat.S_IFLNK:
+                return Entry(name, EntryType.SYMLINK, 0o777, mtime=mtime, link=os.readlink(child.path))
+            if kind == stat.S_IFIFO:
+                return Entry(name, EntryType.FIFO, mode, mtime=mtime)
         except OSError as error:
             raise _unreadable(name, error) from error
         return None

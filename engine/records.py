@@ -226,7 +226,7 @@ def _listing(context: HashedTree, top: str, excluded: IgnoreRules | None) -> Lis
     one more name of a file, its first name."""
     with span("hash", "context") as hashing:
         found = list(_entries(context, top, excluded))
-        hashed = {below: _join(top, below) for below, entry, first in found if _has_content(entry) and first == below}
+        hashed = {below: _path(top, below, entry) for below, entry, first in found if _reads(below, entry, first)}
         hashing.note(files=len(hashed))
         context.hash_all(list(hashed.values()))
         listed: list[Value] = []
@@ -242,6 +242,17 @@ def _listing(context: HashedTree, top: str, excluded: IgnoreRules | None) -> Lis
 
 def _has_content(entry: Entry) -> bool:
     return entry.type is EntryType.FILE
+
+
+def _reads(below: str, entry: Entry, first: str) -> bool:
+    return entry.type is EntryType.FILE and first == below
+
+
+def _path(top: str, below: str, entry: Entry) -> str:
+    """Of an entry in its context, which may know it by another path inside; the text that is there already, if it is
+    the same: there may be very many."""
+    path = _join(top, below)
+    return entry.path if entry.path == path else path
 
 
 def _entries(context: HashedTree, top: str, excluded: IgnoreRules | None) -> Iterator[tuple[str, Entry, str]]:

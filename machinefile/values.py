@@ -185,6 +185,7 @@ def _default(field: dataclasses.Field[Any]) -> object:
 def _written_init(cls: type, fields: _Fields, is_frozen: bool) -> Any:
     """The `__init__` of a class, compiled."""
     space: dict[str, Any] = {"__name__": cls.__module__, "__made": _MADE, "__put": object.__setattr__}
+    slots = {name: slot for name in fields if isinstance(slot := getattr(cls, name, None), MemberDescriptorType)}
     arguments, lines = ["self"], []
     for name, field in fields.items():
         argument = value = name
@@ -194,7 +195,11 @@ def _written_init(cls: type, fields: _Fields, is_frozen: bool) -> Any:
             argument, space[f"__factory_{name}"] = f"{name}=__made", field.default_factory
             value = f"__factory_{name}() if {name} is __made else {name}"
         arguments.append(argument)
-        lines.append(f" __put(self,{name!r},{value})" if is_frozen else f" self.{name}={value}")
+        if is_frozen and name in slots:  # in a third of the time that it takes to look for the slot
+            space[f"__put_{name}"] = slots[name].__set__
+            lines.append(f" __put_{name}(self,{value})")
+        else:
+            lines.append(f" __put(self,{name!r},{value})" if is_frozen else f" self.{name}={value}")
     if hasattr(cls, "__post_init__"):
         lines.append(" self.__post_init__()")
     text = f"def __init__({','.join(arguments)}):\n" + "\n".join(lines or [" pass"])

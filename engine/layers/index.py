@@ -89,7 +89,6 @@ class LayerIndex:
     def of(cls, contents: Contents, *, diff_id: str, size: int, kept: KeptFiles) -> LayerIndex:
         """The index of a layer that was read or written."""
         entries = [entry for entry, _ in contents.entries]
-        numbered = tuple(enumerate(entries))
         alive = {entry.path for entry in entries if entry.type is EntryType.FILE}
         return cls(
             {
@@ -103,14 +102,14 @@ class LayerIndex:
                 "sizes": [entry.size for entry in entries],
                 "mtimes": [entry.mtime for entry in entries],
                 "offsets": [offset for _, offset in contents.entries],
-                "links": {str(row): entry.link for row, entry in numbered if entry.link},
-                "devices": {str(row): entry.device for row, entry in numbered if entry.device != (0, 0)},
+                "links": {str(row): entry.link for row, entry in enumerate(entries) if entry.link},
+                "devices": {str(row): entry.device for row, entry in enumerate(entries) if entry.device != (0, 0)},
                 "xattrs": {
                     str(row): [[name, value.decode("latin-1")] for name, value in entry.xattrs]
-                    for row, entry in numbered
+                    for row, entry in enumerate(entries)
                     if entry.xattrs
                 },
-                "opaque": [row for row, entry in numbered if entry.opaque],
+                "opaque": [row for row, entry in enumerate(entries) if entry.opaque],
                 "implied": list(contents.implied),
                 "kept": {
                     path: content.decode("latin-1") for path, content in sorted(kept.files.items()) if path in alive

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 from urllib.parse import quote_from_bytes
 
@@ -228,9 +229,11 @@ def canonical(items: Iterable[Item]) -> tuple[Item, ...]:
     """Sorted by path; of each group of hard links the first has the content, and all have its metadata; what Linux does
     not know of (a symlink's mode, anything of a whiteout beside its time) always the same."""
     ordered = sorted(items, key=lambda item: item.entry.sort_key)
-    by_path = {item.entry.path: item for item in ordered}
-    if len(by_path) != len(ordered):
+    if any(one.entry.path == next_one.entry.path for one, next_one in pairwise(ordered)):
         raise ValueError("a path is given twice")
+    # Most layers have no hard links, and may have very many files.
+    linked = any(item.entry.type is EntryType.HARDLINK for item in ordered)
+    by_path = {item.entry.path: item for item in ordered} if linked else {}
     holders: dict[str, str] = {}
     result: list[Item] = []
     for item in ordered:
@@ -238,7 +241,7 @@ def canonical(items: Iterable[Item]) -> tuple[Item, ...]:
         if entry.type is EntryType.HARDLINK:
             item = _canonical_link(entry, by_path, holders)
         elif entry.type is EntryType.FILE:
-            holder = holders.setdefault(entry.path, entry.path)
+            holder = holders.setdefault(entry.path, entry.path) if linked else entry.path
             if holder != entry.path:
                 item = Item(_linked(entry, entry.path, holder))
         elif entry.type is EntryType.WHITEOUT:

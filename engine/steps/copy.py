@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from engine.layers.entry import NORMAL_TIME, Entry, EntryType
+from engine.layers.entry import Entry, EntryType
+from engine.layers.times import NORMAL, Times
 from engine.steps.draft import Copied, Draft, conflict
 from engine.steps.mode import apply_mode
 from engine.steps.tree import LinkLoopError, Tree, resolve
@@ -70,17 +71,17 @@ def copied_entries(
     target: Tree,
     owner: tuple[int, int] | None,
     archives: Mapping[str, ArchiveTree] = MappingProxyType({}),
-    now: int = NORMAL_TIME,
+    times: Times = NORMAL,
 ) -> list[Copied]:
     """Everything that the copy writes onto the target, directories it has to make included, in sorted order.
 
     `owner` is the --chown in numbers, None to keep the source's; `archives` are those of the sources, by their
-    paths, that are to be unpacked; `now` is the time of what is in no source. Raises MachinefileError:
+    paths, that are to be unpacked; `times` are those of all that is written. Raises MachinefileError:
     `copy-conflict` where a file would replace a directory or the other way round, `link-loop`.
     """
-    draft = Draft(target, owner, now)
+    draft = Draft(target, owner, times.now())
     excluded = IgnoreRules.parse("\n".join(operation.exclude)) if operation.exclude else None
-    copier = _Copier(operation, source, draft, excluded)
+    copier = _Copier(operation, source, draft, excluded, times)
     try:
         for number, matched in enumerate(sources):
             copier.group = number
@@ -98,11 +99,12 @@ def copied_entries(
 
 
 class _Copier:
-    def __init__(self, operation: Copy, source: Tree, draft: Draft, excluded: IgnoreRules | None) -> None:
+    def __init__(self, operation: Copy, source: Tree, draft: Draft, excluded: IgnoreRules | None, times: Times) -> None:
         self._operation = operation
         self._source = source
         self._draft = draft
         self._excluded = excluded
+        self._times = times
         self.group = 0
 
     def copy_top(self, matched: Matched) -> None:
@@ -173,7 +175,7 @@ class _Copier:
     def _dressed(self, entry: Entry, destination: str) -> Entry:
         uid, gid = self._draft.owner or (entry.uid, entry.gid)
         mode = entry.mode
-        if entry.type is not EntryType.SYMLINK:
+        if self._operation.mode and entry.type is not EntryType.SYMLINK:
             mode = apply_mode(self._operation.mode, mode, directory=entry.type is EntryType.DIRECTORY)
         # Not opaque, and written out: see Times.of.
         return Entry(
@@ -183,7 +185,7 @@ class _Copier:
             uid,
             gid,
             entry.size,
-            entry.mtime,
+            self._times.at(entry.mtime),
             entry.link,
             entry.device,
             entry.xattrs,

@@ -57,7 +57,7 @@ def copy_files(
     view = layers.view(below)
     archives = _archives(sources, context, layers.limits) if operation.unpack else {}
     owner = view.users.owner(operation.owner) if operation.owner else (0, 0)
-    copied = copied_entries(operation, context, sources, _target(operation, view), owner, archives, layers.times.now())
+    copied = copied_entries(operation, context, sources, _target(operation, view), owner, archives, layers.times)
     trees = {archive.number: archive.tree for archive in archives.values()}
 
     def inode(path: str, archive: int | None) -> Hashable:
@@ -73,9 +73,9 @@ def copy_files(
             contents = stack.enter_context(files.gather(located.values(), layers.folder()))
             opened[archive.number] = partial(_open_located, contents, located)
         opened[-1] = context.open
-        return layers.write(
-            [_item(one, opened[-1 if one.archive is None else one.archive], layers.times) for one in copied]
-        )
+        items = [_item(one, opened[-1 if one.archive is None else one.archive], layers.times) for one in copied]
+        copied = []  # there may be very many
+        return layers.write(items)
 
 
 def copy_from_layers(operation: Copy, origin: Layers, below: Layers, layers: LayerStore, name: str) -> Layer | None:
@@ -99,11 +99,24 @@ def copy_inline(operation: Copy, below: Layers, layers: LayerStore) -> Layer | N
     return layers.write([_item(one, nowhere, layers.times) for one in copied])
 
 
+class _Opening:
+    """Opens the content of a path: as `partial` would, in a quarter of its memory."""
+
+    __slots__ = ("_opener", "_path")
+
+    def __init__(self, opener: Opener, path: str) -> None:
+        self._opener = opener
+        self._path = path
+
+    def __call__(self) -> Source:
+        return self._opener(self._path)
+
+
 def _plan(operation: Copy, source: Tree, below: Layers, layers: LayerStore, where: str) -> list[Copied]:
     view = layers.view(below)
     owner = view.users.owner(operation.owner) if operation.owner else None
     matched = match_sources(operation, source, where=where)
-    return copied_entries(operation, source, matched, _target(operation, view), owner, now=layers.times.now())
+    return copied_entries(operation, source, matched, _target(operation, view), owner, times=layers.times)
 
 
 def _open_located(contents: Contents, located: Mapping[str, Located], path: str) -> Source:
@@ -161,5 +174,5 @@ def _item(copied: Copied, opener: Opener, times: Times) -> Item:
     if entry.type is not EntryType.FILE:
         return Item(entry)
     if copied.source is not None:
-        return Item(entry, partial(opener, copied.source))
+        return Item(entry, _Opening(opener, copied.source))
     return Item(entry, partial(BytesIO, copied.content or b""))

@@ -179,8 +179,8 @@ def test_what_is_learned_later_on_a_day_counts_and_nothing_else_is_lost(place: P
     digests.learn(status, b"c" * 32, digests.now())
     digests.save()
     known = place.digests()
-    assert known.get(contexts.stamp_of(status)) == (b"c" * 32).hex()
-    assert known.get(contexts.stamp_of((place.root / "b").stat())) is not None
+    assert known.take(contexts.stamp_of(status)) == b"c" * 32
+    assert known.take(contexts.stamp_of((place.root / "b").stat())) is not None
 
 
 def test_what_nobody_asks_for_is_forgotten_and_what_is_asked_for_stays(place: Place) -> None:
