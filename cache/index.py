@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -14,22 +12,19 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cache.database import FILE, Identity, cause, identity, open_cache, refused, rename_aside
 from cache.files import store_errors
-from cache.reserve import is_full
+from cache.reader import Reader
 from machinefile.errors import StoreError
 from machinefile.values import dataclass
 
 _T = TypeVar("_T")
-_NEVER_A_FILE = 1 << 40
-"""Bytes: values below this size are kept in the database itself."""
-_FILE = "cache.db"
 _PAGE = 256
 """Entries that are read at once."""
 _LAST = "\U0010ffff"
 """After all characters that a key has."""
 _MARK = b"sum "
 """JSON never begins like this."""
-_Identity = tuple[int, int]
 
 
 class Kind(Enum):
@@ -92,12 +87,10 @@ class Index:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._cache: Any = None
-        self._identity: _Identity | None = None
+        self._identity: Identity | None = None
         """Of the database's file that is open."""
         self._lock = threading.Lock()
-        self._reader: tuple[sqlite3.Connection, _Identity] | None = None
-        """What reads, and the database's file that it has open."""
-        self._reading = threading.Lock()
+        self._reader = Reader(folder)
 
     def get(self, kind: Kind, key: str) -> object | None:
         """The value, as json.loads gives it, or None. An entry that is damaged counts as missing."""
@@ -155,7 +148,7 @@ class Index:
     def _drop(self, names: list[tuple[str]]) -> None:
         def drop(_: object) -> None:
             # diskcache looks each one up first; what it counts, triggers of the database keep right.
-            with closing(sqlite3.connect(self._folder / _FILE, timeout=60, isolation_level=None)) as database:
+            with closing(sqlite3.connect(self._folder / FILE, timeout=60, isolation_level=None)) as database:
                 database.execute("PRAGMA synchronous = NORMAL")  # as diskcache has it
                 database.execute("BEGIN IMMEDIATE")
                 database.executemany("DELETE FROM Cache WHERE key = ? AND raw = 1", names)
@@ -216,7 +209,7 @@ class Index:
         """Rows, read beside whoever writes."""
 
         def select(_: object) -> list[Any]:
-            with closing(sqlite3.connect(self._folder / _FILE, timeout=60)) as database:
+            with closing(sqlite3.connect(self._folder / FILE, timeout=60)) as database:
                 return database.execute(query, parameters).fetchall()
 
         return self._try(select)
@@ -229,42 +222,15 @@ class Index:
         """Give back the database's files."""
         with self._lock:
             self._let_go()
-        with self._reading:
-            self._stop_reading()
+        self._reader.close()
 
     def _read(self, name: str) -> object:
         try:
-            with self._reading:
-                rows = self._rows("SELECT value FROM Cache WHERE key = ? AND raw = 1 AND mode = 1", name)
+            rows = self._reader.rows("SELECT value FROM Cache WHERE key = ? AND raw = 1 AND mode = 1", name)
         except sqlite3.Error:
             rows = None
         # What is not there, or is damaged, is diskcache's to make.
         return self._try(lambda cache: cache.get(name)) if rows is None else rows[0][0] if rows else None
-
-    def _rows(self, query: str, *parameters: object) -> list[Any] | None:
-        """What a query finds; None where there is no database. Raises sqlite3.Error, and reads no more then."""
-        there = _identity(self._folder)
-        if self._reader is not None and self._reader[1] != there:
-            self._stop_reading()
-        if there is None:
-            return None
-        try:
-            if self._reader is None:
-                file = self._folder / _FILE
-                self._reader = (
-                    sqlite3.connect(file, timeout=60, isolation_level=None, check_same_thread=False),
-                    there,
-                )
-                self._reader[0].execute("PRAGMA mmap_size = 0")  # see _open
-            return self._reader[0].execute(query, parameters).fetchall()
-        except sqlite3.Error:
-            self._stop_reading()
-            raise
-
-    def _stop_reading(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader[0].close()
 
     def _try(self, action: Callable[[Any], _T]) -> _T:
         for again in (True, False):
@@ -272,7 +238,7 @@ class Index:
                 with store_errors("using the index of the store"):
                     return action(self._opened())
             except sqlite3.DatabaseError as error:
-                failure = _cause(error)
+                failure = cause(error)
             except Exception as error:
                 import diskcache  # here, as everywhere: it is slow to import
 
@@ -288,11 +254,11 @@ class Index:
         with self._lock:
             # Another process may have set the database aside, and somebody may have removed it: what is written to
             # a file without a name is lost.
-            if self._cache is None or self._identity != _identity(self._folder):
+            if self._cache is None or self._identity != identity(self._folder):
                 self._let_go()
-                self._identity = _identity(self._folder)  # also of one that cannot be opened
-                self._cache = _open(self._folder)
-                self._identity = _identity(self._folder)
+                self._identity = identity(self._folder)  # also of one that cannot be opened
+                self._cache = open_cache(self._folder)
+                self._identity = identity(self._folder)
             return self._cache
 
     def _mend(self, failure: sqlite3.DatabaseError, *, again: bool) -> None:
@@ -300,64 +266,27 @@ class Index:
         with self._lock:
             opened = self._identity
             self._let_go()
-            if again and opened is not None and opened != _identity(self._folder):
+            if again and opened is not None and opened != identity(self._folder):
                 return
             if isinstance(failure, sqlite3.OperationalError) and not self._is_no_database():
                 text = str(failure)
                 if again and "disk I/O error" in text:  # its files changed under the connection, or the disk fails
                     return
-                if refused := _refused(text, self._folder):
-                    raise refused from failure
+                if refusal := refused(text, self._folder):
+                    raise refusal from failure
             if not again:
                 raise StoreError(f"the store's index fails: {failure}", code="store-failed") from failure
             with store_errors("setting a damaged index aside"):
-                _rename_aside(self._folder, opened)
+                rename_aside(self._folder, opened)
 
     def _is_no_database(self) -> bool:
         """Whether something stands where the database should be that sqlite cannot even open."""
-        return (self._folder.exists() and not self._folder.is_dir()) or (self._folder / _FILE).is_dir()
+        return (self._folder.exists() and not self._folder.is_dir()) or (self._folder / FILE).is_dir()
 
     def _let_go(self) -> None:
         cache, self._cache, self._identity = self._cache, None, None
         if cache is not None:
             cache.close()
-
-
-def _cause(error: sqlite3.DatabaseError) -> sqlite3.DatabaseError:
-    """What went wrong. diskcache rolls back after any failure, which fails itself if sqlite has done so already: it
-    does when the disk is full. Source: the documentation of sqlite3_get_autocommit."""
-    hidden = error.__context__
-    return hidden if "cannot rollback" in str(error) and isinstance(hidden, sqlite3.DatabaseError) else error
-
-
-def _identity(folder: Path) -> _Identity | None:
-    """What tells the database's file from another of its name; None when there is none."""
-    try:
-        status = os.stat(folder / _FILE)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _rename_aside(folder: Path, damaged: _Identity | None) -> None:
-    """Rename a database's folder, unless somebody has put another database there. Raises OSError."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        # Two processes that find the same damage: the second sees that the name is another folder's by now.
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        held = os.fstat(descriptor)
-        try:
-            there = os.stat(folder)
-        except FileNotFoundError:
-            return
-        same = (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)
-        if same and damaged in (None, _identity(folder)):
-            os.rename(folder, folder.with_name(f"{folder.name}.damaged.{os.urandom(6).hex()}"))
-    finally:
-        os.close(descriptor)
 
 
 def _wrapped(name: str, content: bytes) -> bytes:
@@ -388,68 +317,5 @@ def _sum(name: str, content: bytes) -> bytes:
     return hashlib.sha256(whole).hexdigest()[:32].encode()
 
 
-def _refused(text: str, folder: Path) -> StoreError | None:
-    """What sqlite says of the machine rather than of the database; None when it speaks of that."""
-    # sqlite calls it other names too when it cannot write its log.
-    if "full" in text or (("disk I/O error" in text or "unable to open" in text) and is_full(folder.parent)):
-        return StoreError(
-            "no space left while using the index of the store",
-            code="store-full",
-            hint="free some space (mbuild cache prune), or put the store elsewhere with --cache-dir",
-        )
-    if "readonly" in text or "unable to open" in text:
-        return StoreError(
-            f"the store's index cannot be written: {text}",
-            code="store-read-only",
-            hint="choose a folder that you may write to with --cache-dir or MBUILD_CACHE_DIR",
-        )
-    if "locked" in text:
-        return _busy()
-    if "disk I/O error" in text:
-        return StoreError(
-            f"the store's index fails: {text}", code="store-failed", hint="look after the disk that the store is on"
-        )
-    return None
-
-
-def _busy() -> StoreError:
-    return StoreError(
-        "the store's index is busy",
-        code="store-failed",
-        hint="another process has held it for a minute: try again when it has ended",
-    )
-
-
 def _name(kind: Kind, key: str) -> str:
     return f"{kind.value}:{key}"
-
-
-def _open(folder: Path) -> Any:
-    import diskcache
-
-    class PlainDisk(diskcache.Disk):  # type: ignore[misc] # diskcache has no types
-        """Text keys and byte values, in the database; whatever else a row claims to be is not read."""
-
-        def get(self, key: object, raw: bool) -> object:
-            return key if raw and isinstance(key, str) else ""
-
-        def fetch(self, mode: int, filename: str | None, value: object, read: bool) -> object:
-            return bytes(value) if mode == diskcache.core.MODE_RAW and isinstance(value, bytes) else None
-
-    try:
-        return diskcache.Cache(
-            str(folder),
-            timeout=60,
-            disk=PlainDisk,
-            disk_min_file_size=_NEVER_A_FILE,
-            eviction_policy="none",
-            size_limit=1 << 60,
-            cull_limit=0,
-            statistics=0,
-            tag_index=0,
-            # Whoever cuts a file that is mapped kills those who read it.
-            sqlite_mmap_size=0,
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        # It believes whatever settings the database holds.
-        raise sqlite3.DatabaseError(f"its settings make no sense: {error}") from error

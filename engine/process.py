@@ -3,20 +3,19 @@ standard error kept for the error, and death together with mbuild."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
-import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import IO, Any
 
 from machinefile.errors import HostError
 
-_PR_SET_PDEATHSIG = 1
 _KEPT = ("PATH", "HOME", "TMPDIR")
-_libc = ctypes.CDLL(None, use_errno=True)
+_IF_CHILD_OF = '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"'
+"""For sh: runs a command, unless the parent is another process than the one that is named first."""
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -50,39 +49,54 @@ def spawn(
     Raises HostError (`program-missing`) with `hint` when there is no such program. The kernel ties the
     child's life to the thread that starts it: start long-lived children from a thread that outlives them.
     """
-    # What these have done at a fork must be set up whole: another thread may be importing them just now, and a lock
-    # would be released that nobody holds.
-    import concurrent.futures.thread  # noqa: F401 - and logging with it
+    env = environment(extra_environment)
+    return subprocess.Popen(
+        leashed(_place(argv[0], env["PATH"], hint), argv[1:], os.getpid()),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env=env,
+        start_new_session=True,
+        pass_fds=tuple(pass_fds),
+        cwd=cwd,
+    )
 
-    parent = os.getpid()
+
+def leashed(program: str, arguments: Sequence[str], parent: int) -> list[str]:
+    """The command that makes of a child of `parent` (its pid) that program, to be killed with the thread that
+    started it. Where the parent dies before it is so, nothing is run. Raises HostError `program-missing`.
+
+    Programs do this, because no code of ours may run between fork and exec (`preexec_fn`): in a copy of a process
+    with threads it can wait for good for what a thread held that was not copied. It is also quicker.
+    """
+    setpriv, prlimit = (_own_place(name) for name in ("setpriv", "prlimit"))
     # No core files: a guest's memory holds secrets. With 1 the kernel pipes none to a collector either (do_coredump).
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     core = 0 if hard == 0 else 1
+    return [
+        *(setpriv, "--pdeathsig", "KILL", "--"),
+        *(prlimit, f"--core={core}:{core}"),
+        *("/bin/sh", "-c", _IF_CHILD_OF, "sh", str(parent)),
+        *(program, *arguments),
+    ]
 
-    def die_with_parent() -> None:
-        resource.setrlimit(resource.RLIMIT_CORE, (core, core))
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call above
-            os._exit(1)
 
-    try:
-        return subprocess.Popen(
-            list(argv),
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            env=environment(extra_environment),
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-            pass_fds=tuple(pass_fds),
-            cwd=cwd,
-        )
-    except (FileNotFoundError, PermissionError) as error:  # the latter when PATH has a folder we may not look into
+@cache
+def _own_place(name: str) -> str:
+    path = ":".join([os.environ.get("PATH", os.defpath), "/usr/bin", "/bin"])
+    return _place(name, path, "it is in the package util-linux")
+
+
+def _place(name: str, path: str, hint: str) -> str:
+    """Where a program lies. Raises HostError `program-missing`."""
+    import shutil
+
+    place = shutil.which(name, path=path)
+    if place is None:
         raise HostError(
-            f"the program {argv[0]} is not installed",
-            code="program-missing",
-            hint=hint or "run: mbuild doctor",
-        ) from error
+            f"the program {name} is not installed", code="program-missing", hint=hint or "run: mbuild doctor"
+        )
+    return place
 
 
 @contextmanager

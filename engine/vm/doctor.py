@@ -34,6 +34,7 @@ def checks(vm_dir: Path, *, probe: bool = False) -> tuple[Check, ...]:
         _attempt("kernel", _kernel),
         _program("tar2sqfs", "squashfs-tools-ng"),
         _program("mke2fs", "e2fsprogs"),
+        _program("setpriv", "util-linux"),
         _attempt("agent", lambda: str(agent_path())),
         _attempt("accelerator", lambda: _accelerator(vm_dir, probe)),
     )

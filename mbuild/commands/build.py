@@ -22,6 +22,7 @@ from mbuild.profile import add_profile_option, profiled
 from mbuild.progress import ProgressMode, create
 from mbuild.request import read_request
 from mbuild.session import open_driver, store_folder
+from mbuild.version import ShowVersion
 
 
 def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
@@ -33,32 +34,25 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         "tag, rmi, attest, cache, doctor",
     )
     add_build_options(parser)
-    parser.add_argument(
-        "-t", "--tag", action="append", default=[], metavar="NAME", help="keep the image in the store under this name"
-    )
-    parser.add_argument(
-        "-o", "--output", action="append", default=[], metavar="type=oci,dest=PATH", help="write the image"
-    )
-    parser.add_argument(
-        "--progress",
-        choices=[mode.value for mode in ProgressMode],
-        default="auto",
-        help="how to show what happens (default: auto)",
-    )
-    parser.add_argument("-q", "--quiet", action="store_true", help="print the image's digest and nothing else")
-    parser.add_argument("--iidfile", default="", metavar="FILE", help="write the image's digest into a file")
-    parser.add_argument(
-        "--metadata-file", default="", metavar="FILE", help="write facts about the build into a file, as JSON"
-    )
-    parser.add_argument(
-        "--egress-log",
-        default="",
-        metavar="FILE",
-        help="write what the steps reached over the network into a file, as JSON lines",
-    )
-    parser.add_argument("--push", action="store_true", help="push the image under its names: -o type=image,push=true")
-    parser.add_argument("--load", action="store_true", help="keep the image in the store: done without it, too")
-    parser.add_argument(
+    _add_result_options(parser)
+    _add_telling_options(parser)
+    _add_looking_options(parser)
+    add_attest_options(parser)
+    add_profile_option(parser)
+    parser.add_argument("--version", action=ShowVersion, help="say which mbuild this is, and nothing else")
+    options = parser.parse_args(with_values(arguments))
+    with profiled(options.profile):
+        return _carry_out(options, cancelled)
+
+
+def _add_result_options(parser: argparse.ArgumentParser) -> None:
+    """What becomes of the image and of the results of steps."""
+    add = parser.add_argument
+    add("-t", "--tag", action="append", default=[], metavar="NAME", help="keep the image in the store under this name")
+    add("-o", "--output", action="append", default=[], metavar="type=oci,dest=PATH", help="write the image")
+    add("--push", action="store_true", help="push the image under its names: -o type=image,push=true")
+    add("--load", action="store_true", help="keep the image in the store: done without it, too")
+    add(
         "--cache-to",
         action="append",
         default=[],
@@ -66,7 +60,7 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         help="send the results of steps there when the build is done: a registry, a folder (type=local,dest=), an "
         "object store (s3://), the image itself (type=inline)",
     )
-    parser.add_argument(
+    add(
         "--annotation",
         action="append",
         default=[],
@@ -74,26 +68,40 @@ def main(arguments: Sequence[str], cancelled: threading.Event) -> int:
         help="put an annotation on the image's manifest; PLACE: index, manifest, manifest-descriptor, "
         "manifest[linux/arm64]",
     )
-    parser.add_argument(
-        "--check", action="store_true", help="check the Machinefile, as mbuild lint does; build nothing"
+
+
+def _add_telling_options(parser: argparse.ArgumentParser) -> None:
+    """What is told of the build, and where."""
+    add = parser.add_argument
+    add(
+        "--progress",
+        choices=[mode.value for mode in ProgressMode],
+        default="auto",
+        help="how to show what happens (default: auto)",
     )
-    parser.add_argument(
-        "--fail-on-miss", action="store_true", help="fail, and run nothing, if a step would have to run"
+    add("-q", "--quiet", action="store_true", help="print the image's digest and nothing else")
+    add("--iidfile", default="", metavar="FILE", help="write the image's digest into a file")
+    add("--metadata-file", default="", metavar="FILE", help="write facts about the build into a file, as JSON")
+    add(
+        "--egress-log",
+        default="",
+        metavar="FILE",
+        help="write what the steps reached over the network into a file, as JSON lines",
     )
-    parser.add_argument(
-        "--debug", choices=("on-error",), default="", help="when a RUN fails, open a shell where it was about to run"
-    )
-    parser.add_argument(
+
+
+def _add_looking_options(parser: argparse.ArgumentParser) -> None:
+    """To look at what would be done, or into what was."""
+    add = parser.add_argument
+    add("--check", action="store_true", help="check the Machinefile, as mbuild lint does; build nothing")
+    add("--fail-on-miss", action="store_true", help="fail, and run nothing, if a step would have to run")
+    add("--debug", choices=("on-error",), default="", help="when a RUN fails, open a shell where it was about to run")
+    add(
         "--invoke",
         default="",
         metavar="CMD",
         help="run a command in the result; with --debug=on-error where a RUN failed",
     )
-    add_attest_options(parser)
-    add_profile_option(parser)
-    options = parser.parse_args(with_values(arguments))
-    with profiled(options.profile):
-        return _carry_out(options, cancelled)
 
 
 def _carry_out(options: argparse.Namespace, cancelled: threading.Event) -> int:
@@ -102,14 +110,34 @@ def _carry_out(options: argparse.Namespace, cancelled: threading.Event) -> int:
 
         return lint_request(options, "text", cancelled)
     request = read_request(options)
+    to_stdout = any(output.to_stdout for output in request.outputs)
+    if options.invoke and to_stdout:
+        raise UsageError("--invoke writes to standard output, as an output does", code="usage", hint="-o dest=FILE")
+    report = _build(request, options, cancelled)
+    # Standard output may be an output's bytes, which nothing may stand behind.
+    if not to_stdout and not options.invoke and (options.quiet or not sys.stdout.isatty()):
+        print(report.digest)
+    if is_due(store_folder(options.cache_dir)):
+        from mbuild.tidying import tidy  # once in a while
+
+        with span("clean", "phase"):
+            tidy(options.cache_dir, cancelled, quiet=options.quiet)
+    if report.exports is not None and report.exports.failure is not None:
+        raise report.exports.failure  # now that all else is written
+    if options.invoke:
+        from mbuild.commands.debug import inside, parse_invoke
+
+        return inside(request, options, "", parse_invoke(options.invoke), cancelled, reads=False)
+    return 0
+
+
+def _build(request: BuildRequest, options: argparse.Namespace, cancelled: threading.Event) -> BuildReport:
+    """Build, and write what was asked for into files."""
     for path in filter(None, (options.iidfile, options.metadata_file)):
         _clear(path)
     if options.egress_log:
         _write(options.egress_log, "")  # so that a folder that is not there is no surprise at the end
     mode = ProgressMode.QUIET if options.quiet else ProgressMode(options.progress)
-    to_stdout = any(output.to_stdout for output in request.outputs)
-    if options.invoke and to_stdout:
-        raise UsageError("--invoke writes to standard output, as an output does", code="usage", hint="-o dest=FILE")
     try:
         with create(mode, sys.stderr) as display:
             egress = EgressRecord(display)
@@ -126,21 +154,7 @@ def _carry_out(options: argparse.Namespace, cancelled: threading.Event) -> int:
         _write(options.iidfile, report.digest)
     if options.metadata_file:
         _write(options.metadata_file, json.dumps(_metadata(report) | {"egress": egress.facts()}, indent=2) + "\n")
-    # Standard output may be an output's bytes, which nothing may stand behind.
-    if not to_stdout and not options.invoke and (options.quiet or not sys.stdout.isatty()):
-        print(report.digest)
-    if is_due(store_folder(options.cache_dir)):
-        from mbuild.tidying import tidy  # once in a while
-
-        with span("clean", "phase"):
-            tidy(options.cache_dir, cancelled, quiet=options.quiet)
-    if report.exports is not None and report.exports.failure is not None:
-        raise report.exports.failure  # now that all else is written
-    if options.invoke:
-        from mbuild.commands.debug import inside, parse_invoke
-
-        return inside(request, options, "", parse_invoke(options.invoke), cancelled, reads=False)
-    return 0
+    return report
 
 
 def _offer_a_look(

@@ -277,7 +277,7 @@ def test_a_disk_that_fails_because_it_is_full_is_called_full(
     def fail(folder: Path) -> object:
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr("cache.index._open", fail)
+    monkeypatch.setattr("cache.index.open_cache", fail)
     monkeypatch.setattr("cache.reserve.free_bytes", lambda folder: free)
     with pytest.raises(StoreError) as caught:
         Index(tmp_path / "index").put(Kind.RESULT, "k", 1)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from e2e_bases import write_busybox_layout
+from e2e_debian import BASE_TAR, BUILD_TAR, debian_layout
 from e2e_processes import processes
 from open_folders import open_to_all
 from vm_support import template_folder
 
 ROOT = Path(__file__).parents[2]
-BASE_TAR = ROOT / ".cache" / "debian-bookworm.tar.gz"
 
 TIMEOUT = 900.0
 
@@ -116,9 +116,12 @@ def busybox(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def debian(registry: object, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Debian base in a real registry; how FROM names it."""
-    if not BASE_TAR.exists():
-        pytest.fail(f"{BASE_TAR} is missing: run scripts/setup --base")
-    layout = tmp_path_factory.mktemp("debian") / "layout"
-    subprocess.run([sys.executable, ROOT / "scripts" / "oci_base.py", BASE_TAR, layout], check=True, timeout=120)
+    layout = debian_layout(BASE_TAR, tmp_path_factory)
     name: str = registry.copy(f"oci:{layout}:bookworm-slim", "debian:bookworm-slim")  # type: ignore[attr-defined]
     return name
+
+
+@pytest.fixture(scope="session")
+def build_base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Debian base with a C compiler, Python and pip, as an OCI layout; how FROM names it."""
+    return f"oci-layout:{debian_layout(BUILD_TAR, tmp_path_factory)}:bookworm-slim"

@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from differing_examples import ROOT, Shown, shown
+from differing_examples import Shown, shown
 from e2e_bases import write_python_layout
+from e2e_debian import BASE_TAR, debian_layout
 
 if TYPE_CHECKING:
     from conftest import Mbuild
 
-BASE_TAR = ROOT / ".cache" / "debian-bookworm.tar.gz"
 PYTHON = f"cpython-{sys.version_info.major}{sys.version_info.minor}"
 pytestmark = pytest.mark.vm
 
@@ -24,15 +23,11 @@ pytestmark = pytest.mark.vm
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The smaller of two bases that does for each example."""
-    if not BASE_TAR.exists():
-        pytest.fail(f"{BASE_TAR} is missing: run scripts/setup --base")
-    folder = tmp_path_factory.mktemp("bases")
-    subprocess.run(
-        [sys.executable, ROOT / "scripts" / "oci_base.py", BASE_TAR, folder / "debian"], check=True, timeout=120
-    )
-    write_python_layout(folder / "python")
-    debian, python = f"oci-layout:{folder}/debian:bookworm-slim", f"oci-layout:{folder}/python:latest"
-    return {one.name: python if one.name in ("date", "random", "bytecode") else debian for one in shown()}
+    python = tmp_path_factory.mktemp("bases") / "python"
+    write_python_layout(python)
+    debian = f"oci-layout:{debian_layout(BASE_TAR, tmp_path_factory)}:bookworm-slim"
+    small = f"oci-layout:{python}:latest"
+    return {one.name: small if one.name in ("date", "random", "bytecode") else debian for one in shown()}
 
 
 @pytest.mark.parametrize("example", shown(), ids=lambda example: example.name)

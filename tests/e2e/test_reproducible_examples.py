@@ -7,50 +7,25 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from e2e_debian import BASE_TAR, with_one_suite
 
 if TYPE_CHECKING:
     from conftest import Mbuild
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "examples"
-BASE_TAR = ROOT / ".cache" / "debian-bookworm.tar.gz"
-BUILD_TAR = ROOT / ".cache" / "debian-bookworm-build.tar.gz"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 CHECKED_HASH = b"\x03\0\0\0"
 """What a .pyc has behind its magic number if it is checked by the hash of its source: PEP 552."""
 pytestmark = pytest.mark.vm
 
 
-@pytest.fixture(scope="module")
-def build_base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Debian base with a C compiler, Python and pip; how --build-context names it."""
-    if not BUILD_TAR.exists():
-        pytest.fail(f"{BUILD_TAR} is missing: run scripts/setup --build-base")
-    layout = tmp_path_factory.mktemp("build-base") / "layout"
-    subprocess.run([sys.executable, ROOT / "scripts" / "oci_base.py", BUILD_TAR, layout], check=True, timeout=120)
-    return f"oci-layout://{layout}:bookworm-slim"
-
-
-def release_alone(mbuild: Mbuild, debian: str) -> str:
-    """The base with those of its apt sources that do not expire, and that nothing new comes into between two builds:
-    the release's, without its updates. How FROM names it."""
-    with tarfile.open(BASE_TAR) as tar:
-        content = tar.extractfile("./etc/apt/sources.list")
-        assert content is not None
-        lines = content.read().decode().splitlines(keepends=True)
-    release = "".join(line for line in lines if "bookworm" in line.split())
-    context = mbuild.context(
-        f"FROM {debian}\nCOPY sources.list /etc/apt/\n", "release alone", **{"sources.list": release}
-    )
-    layout = mbuild.folder / "release"
-    mbuild.ok("-q", "-t", "base:release", "-o", f"type=oci,dest={layout}", context)
-    return f"oci-layout:{layout}:release"
+def named(base: str) -> str:
+    """How --build-context names what FROM calls so."""
+    return base.replace("oci-layout:", "oci-layout://", 1)
 
 
 def verified(mbuild: Mbuild, *arguments: object) -> str:
@@ -85,7 +60,9 @@ def own_files(store: Path, digest: str) -> dict[str, bytes]:
 
 
 def test_packages_are_installed_without_the_day_on_which_it_was(mbuild: Mbuild, debian: str) -> None:
-    arguments = ("--build-arg", f"BASE={release_alone(mbuild, debian)}", EXAMPLES / "apt-install")
+    # The release without its updates: nothing new comes into it between two builds, and it does not expire.
+    base = with_one_suite(mbuild, debian, BASE_TAR, "bookworm")
+    arguments = ("--build-arg", f"BASE={base}", EXAMPLES / "apt-install")
     digest = verified(mbuild, *arguments)
     built = mbuild.build("-t", "apt-install", *arguments)
     assert (built["image.digest"], built["vm.restores"]) == (digest, 0)
@@ -95,7 +72,7 @@ def test_packages_are_installed_without_the_day_on_which_it_was(mbuild: Mbuild, 
 def test_a_c_program_is_the_same_on_another_machine(
     mbuild: Mbuild, build_base: str, tmp_path: Path, templates: Path
 ) -> None:
-    arguments = ("--build-context", f"compiler={build_base}")
+    arguments = ("--build-context", f"compiler={named(build_base)}")
     digest = verified(mbuild, *arguments, EXAMPLES / "c-program")
 
     mbuild.folder = tmp_path / "another home"
@@ -113,7 +90,7 @@ def test_a_c_program_is_the_same_on_another_machine(
 
 
 def test_a_python_app_is_the_same_with_its_bytecode(mbuild: Mbuild, build_base: str, tmp_path: Path) -> None:
-    arguments = ("--build-context", f"python={build_base}")
+    arguments = ("--build-context", f"python={named(build_base)}")
     digest = verified(mbuild, *arguments, EXAMPLES / "python-app")
     built = mbuild.build("-t", "python-app", *arguments, checkout("python-app", tmp_path / "checked out"))
     assert (built["image.digest"], built["vm.restores"]) == (digest, 0), "neither time nor umask of a checkout count"

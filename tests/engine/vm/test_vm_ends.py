@@ -137,5 +137,5 @@ def test_it_works_as_nobody_without_any_rights(run: Runner, tmp_path_factory: py
 
 def test_the_doctor_finds_everything(run: Runner, vm_dir: Path) -> None:
     found = {check.name: check for check in checks(vm_dir)}
-    assert set(found) == {"qemu", "kernel", "tar2sqfs", "mke2fs", "agent", "accelerator"}
+    assert set(found) == {"qemu", "kernel", "tar2sqfs", "mke2fs", "setpriv", "agent", "accelerator"}
     assert all(check.ok and not check.mend for check in found.values()), found
