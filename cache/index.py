@@ -6,8 +6,8 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,8 @@ from machinefile.values import dataclass
 _T = TypeVar("_T")
 _PAGE = 256
 """Entries that are read at once."""
+_SMALL = 16 << 10
+"""Bytes of a value that is read with others."""
 _LAST = "\U0010ffff"
 """After all characters that a key has."""
 _MARK = b"sum "
@@ -121,7 +123,49 @@ class Index:
 
     def has(self, kind: Kind, key: str) -> bool:
         """Whether there is an entry, whatever is in it."""
-        return bool(self._try(lambda cache: _name(kind, key) in cache))
+        return bool(self.present([(kind, key)]))
+
+    def present(self, entries: Sequence[tuple[Kind, str]]) -> set[tuple[Kind, str]]:
+        """Those of the entries that there are, whatever is in them."""
+        names = {_name(kind, key): (kind, key) for kind, key in entries}
+        found = self._among("SELECT key FROM Cache WHERE raw = 1 AND key IN", list(names))
+        if found is None:  # no database, or a damaged one: diskcache's to make
+            there = self._try(lambda cache: [name for name in names if name in cache])
+            return {names[name] for name in there}
+        return {names[name] for (name,) in found}
+
+    def contents(self, kind: Kind, keys: Sequence[str]) -> dict[str, bytes | None]:
+        """Of many keys those that have an entry, as `content` gives it, read at once; None for one that is damaged, and
+        for one of more than 16 KiB, which has to be asked for alone."""
+        names = {_name(kind, key): key for key in keys}
+        found = self._among(
+            f"SELECT key, CASE WHEN mode = 1 AND length(value) <= {_SMALL} THEN value END FROM Cache"  # noqa: S608
+            " WHERE raw = 1 AND key IN",
+            list(names),
+        )
+        if found is None:
+            return {key: None for key in keys if self.has(kind, key)}
+        contents: dict[str, bytes | None] = {}
+        for name, raw in found:
+            with suppress(ValueError):
+                contents[names[name]] = None
+                contents[names[name]] = _content(name, raw) if isinstance(raw, bytes) else None
+        return contents
+
+    def _among(self, query: str, names: list[str]) -> list[Any] | None:
+        """The rows that a query finds for any of the names; None where they cannot be read."""
+        found: list[Any] = []
+        try:
+            with self._reading:
+                for start in range(0, len(names), _PAGE):
+                    some = names[start : start + _PAGE]
+                    rows = self._rows(f"{query} ({','.join('?' * len(some))})", *some)
+                    if rows is None:
+                        return None
+                    found += rows
+        except sqlite3.Error:
+            return None
+        return found
 
     def put(self, kind: Kind, key: str, value: object) -> None:
         """Store what json.dumps takes."""

@@ -24,7 +24,7 @@ What is left out of every record, and why:
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from machinefile.values import dataclass
 
@@ -74,7 +74,7 @@ def canonical(value: Value) -> bytes:
     if isinstance(value, tuple):
         if isinstance(value, Long):
             return value.canonical
-        content = b"".join([canonical(one) for one in value])
+        content = b"".join(map(_part, value))
         return b"t%d:%s" % (len(content), content)
     if value is None:
         return b"n0:"
@@ -82,3 +82,21 @@ def canonical(value: Value) -> bytes:
         return b"b1:1" if value else b"b1:0"
     content = b"%d" % value
     return b"i%d:%s" % (len(content), content)
+
+
+def _part(value: Value) -> bytes:
+    """The same of what is in a tuple."""
+    if type(value) is str:
+        content = value.encode("utf-8", "surrogateescape")
+        return b"s%d:%s" % (len(content), content)
+    # A RUN has the whole environment, of which those before it had all but a little. What is merely equal to a text
+    # has other bytes.
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is str and type(value[1]) is str:
+        return _pair(value)
+    return canonical(value)
+
+
+@lru_cache(maxsize=1 << 12)
+def _pair(pair: tuple[str, str]) -> bytes:
+    content = canonical(pair[0]) + canonical(pair[1])
+    return b"t%d:%s" % (len(content), content)

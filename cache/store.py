@@ -143,13 +143,16 @@ class Store:
         """See cache.locks.locked."""
         return locked(self.root / "locks", name, cancelled=cancelled, waiting=waiting)
 
-    def result(self, kind: Kind, key: str, seen: set[str] | None = None) -> StepResult | None:
+    def result(
+        self, kind: Kind, key: str, seen: set[str] | None = None, content: bytes | None = None
+    ) -> StepResult | None:
         """The result under a definition or content key, if all its layers are still here, and sound.
 
         One that cannot be read is forgotten. `seen` has the digests of layers that were found for other results just
-        now: each result of a chain holds all those below it, which are not looked for again.
+        now: each result of a chain holds all those below it, which are not looked for again. `content` is what
+        the entry says, if it was read already.
         """
-        content = self.index.content(kind, key)
+        content = self.index.content(kind, key) if content is None else content
         if content is None:
             return None
         try:

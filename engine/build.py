@@ -184,17 +184,23 @@ class Build:
 
     def keep_fetched(self) -> None:
         """Keep those results of other caches whose layers are all in the store by now."""
+        here: set[Layer] = set()  # each result of a chain has the layers of all those below it
         for planned in self._plan.steps:
             result = self._results.get(planned.step.id)
-            if result is None or not all(map(self._supply.is_here, result.layers)):
+            if result is None or not self._known.is_carried(planned.key, result):
                 continue
-            if self._known.is_carried(planned.key, result):
+            if self._are_here(result.layers, here):
                 from engine.carry.recordkeys import content_key
 
                 found = self._known.source_of(planned.key, result)
                 content = content_key(planned, self._plan, self._results) or (found and found.entry.content)
                 if content:
                     self._store.keep(planned.record, content, result)
+
+    def _are_here(self, layers: Sequence[Layer], here: set[Layer]) -> bool:
+        """Whether all of them are in the store; `here` has those that were found there a moment ago."""
+        here.update(filter(self._supply.is_here, (layer for layer in layers if layer not in here)))
+        return here.issuperset(layers)
 
     def _is_here(self, step_id: str) -> bool:
         return all(map(self._supply.is_here, self._results[step_id].layers))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,10 @@ class Results:
         self._seen: set[str] = set()
         """The layers that were in the store a moment ago."""
         self._seen_since = 0.0
+        self._at_once: Mapping[str, bytes | None] | None = None
+        """What the index has under the definition keys that are looked up just now."""
+        self._recorded: frozenset[str] = frozenset()
+        """Those of them whose records are there."""
 
     def refused(self, step: Step) -> str:
         """Why no result from before this build is used for a step, in words; empty when one may be."""
@@ -78,6 +83,18 @@ class Results:
         """From now on, ask other caches too; False if there are none, or they are asked already."""
         before, self._elsewhere = self._elsewhere, self._carried is not None
         return self._elsewhere and not before
+
+    @contextmanager
+    def at_once(self, keys: Sequence[str]) -> Iterator[None]:
+        """Look up those definition keys, and no others, within: the index is asked for all of them at once."""
+        index = self._store.index
+        self._at_once = found = index.contents(Kind.RESULT, keys)
+        absent = [(Kind.RECORD, key) for key in keys if key not in found]
+        self._recorded = frozenset(key for _, key in index.present(absent))
+        try:
+            yield
+        finally:
+            self._at_once, self._recorded = None, frozenset()
 
     def by_definition(self, step: Step, key: str, depth: int = 0) -> StepResult | None:
         """The result under a definition key; `depth` is which step since FROM it is, if that is known."""
@@ -98,10 +115,17 @@ class Results:
         """What is here, then what is elsewhere: its layers may not be here yet."""
         if time.monotonic() - self._seen_since > _MOMENT:
             self._seen, self._seen_since = set(), time.monotonic()
-        if (here := self._store.result(kind, key, self._seen)) is not None:
+        if (here := self._own(kind, key)) is not None:
             yield here
         if self._carried is not None and self._elsewhere:
             yield from self._carried.by_definition(key, depth) if kind is Kind.RESULT else self._carried.by_content(key)
+
+    def _own(self, kind: Kind, key: str) -> StepResult | None:
+        if kind is not Kind.RESULT or self._at_once is None:
+            return self._store.result(kind, key, self._seen)
+        if key not in self._at_once:
+            return None
+        return self._store.result(kind, key, self._seen, self._at_once[key])
 
     def source_of(self, key: str, result: StepResult) -> Found | None:
         """Where a result under a definition key came from; None for our own."""
@@ -159,4 +183,6 @@ class Results:
 
     def was_made(self, key: str) -> bool:
         """Whether the step with that definition key was built before, be its layers there or not."""
-        return self._store.index.has(Kind.RESULT, key) or self._store.index.has(Kind.RECORD, key)
+        if self._at_once is not None:
+            return key in self._at_once or key in self._recorded
+        return bool(self._store.index.present([(Kind.RESULT, key), (Kind.RECORD, key)]))

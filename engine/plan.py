@@ -173,7 +173,7 @@ def make_plan(
             )
         return Plan((graph,), tuple(done.values()), bases)
 
-    with span("look up", "plan"):
+    with span("look up", "plan"), results.at_once([keys[step.id] for step in graph.steps if step.makes_layer]):
         plan = looked_up()
         return looked_up() if plan.to_run() and results.look_elsewhere() else plan
 
