@@ -156,13 +156,12 @@ class Index:
         """The rows that a query finds for any of the names; None where they cannot be read."""
         found: list[Any] = []
         try:
-            with self._reading:
-                for start in range(0, len(names), _PAGE):
-                    some = names[start : start + _PAGE]
-                    rows = self._rows(f"{query} ({','.join('?' * len(some))})", *some)
-                    if rows is None:
-                        return None
-                    found += rows
+            for start in range(0, len(names), _PAGE):
+                some = names[start : start + _PAGE]
+                rows = self._reader.rows(f"{query} ({','.join('?' * len(some))})", *some)
+                if rows is None:
+                    return None
+                found += rows
         except sqlite3.Error:
             return None
         return found

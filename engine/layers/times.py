@@ -31,7 +31,7 @@ class Times:
     def of(self, entry: Entry) -> Entry:
         """The entry as a new layer is to have it."""
         mtime = self.at(entry.mtime)
-        if mtime is entry.mtime:
+        if isinstance(entry.mtime, int) and mtime == entry.mtime:
             return entry
         # As `replace` would do it, in a tenth of its time.
         kind, link, device = entry.type, entry.link, entry.device

@@ -22,7 +22,6 @@ def test_it_reads_what_the_standard_librarys_reader_reads(text: str) -> None:
         expected = None
     try:
         found: list[str] | None = split_commas(text)
-    except QuotesError as error:
+    except QuotesError:
         found = None
-        assert str(error)
     assert found == expected
