@@ -9,13 +9,14 @@ for it. Until then, inspect.signature does not know what a class takes.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import threading
 from collections.abc import Callable
 from operator import attrgetter
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
+
+from machinefile.lean import dataclasses
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass

@@ -29,6 +29,7 @@ NEEDLESS = (
     "difflib",
     "diskcache",
     "hmac",
+    "inspect",
     "logging",
     "pickle",
     "secrets",
