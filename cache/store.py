@@ -166,8 +166,8 @@ class Store:
             self.index.drop(kind, key)
             return None
         seen = set() if seen is None else seen
-        for layer in result.layers:
-            if layer.digest not in seen:
+        for layer in result.steps:
+            if layer is not None and layer.digest not in seen:
                 if not self.blobs.is_sound(layer.digest, layer.size):
                     return None
                 seen.add(layer.digest)
