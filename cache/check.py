@@ -14,7 +14,7 @@ from pathlib import Path
 from cache.files import store_errors
 from cache.finding import Finding, Harm, Seen
 from cache.index import Kind
-from cache.results import Layer, StepResult
+from cache.results import Layer
 from cache.seals import stamp_of
 from cache.shapes import is_usable
 from cache.store import FOLDERS, Store
@@ -150,7 +150,7 @@ class CacheCheck:
             return Harm.ENTRY, ""
         if kind in _RESULTS:
             try:
-                result = StepResult.from_json(value)
+                result = self.store.chains.result(value)
             except ValueError:
                 return Harm.ENTRY, "it is no result"
             return Harm.RESULT, next((why for one in result.layers if (why := self._denied(one, diff_id_of))), "")

@@ -36,6 +36,8 @@ class Kind(Enum):
     """definition key -> StepResult"""
     CONTENT = "content"
     """content key -> StepResult"""
+    CHAIN = "chain"
+    """what is in it (hashed) -> a part of the steps that long results begin with: cache/chains.py"""
     RECORD = "record"
     """definition key -> the record it was made of, for explaining: cache/records.py"""
     PAST = "past"

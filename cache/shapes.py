@@ -35,8 +35,17 @@ def is_usable(kind: Kind, value: object) -> bool:
             return isinstance(value, str)
         case Kind.PROVENANCE:
             return isinstance(value, dict)
+        case Kind.CHAIN:
+            return _is_part(value)
         case Kind.RESULT | Kind.CONTENT | Kind.VARIANT | Kind.STAMPED:
             return True
+
+
+def _is_part(value: object) -> bool:
+    match value:
+        case {"below": str(), "steps": [*_]}:
+            return True
+    return False
 
 
 def _is_trace(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from cache.blobs import BlobStore
+from cache.chains import Chains
 from cache.files import store_errors, write_atomically
 from cache.index import Index, Kind
 from cache.keys import Record
@@ -94,6 +96,8 @@ class Store:
         self.temporary = self._workspace.path
         self.index = Index(self.root / "index")
         self._steps = KnownSteps()
+        self.chains = Chains(self.index)
+        """How results are written into the index, and read."""
         self.seals = Seals(self.root, self.index)
         """Which files are known to be right."""
         self.blobs = BlobStore(self.root, self.temporary, self.seals)
@@ -156,13 +160,14 @@ class Store:
         if content is None:
             return None
         try:
-            result = StepResult.read(content, self._steps)
+            chained = self.chains.is_chained(content)
+            result = self.chains.result(json.loads(content)) if chained else StepResult.read(content, self._steps)
         except (ValueError, RecursionError):
             self.index.drop(kind, key)
             return None
         seen = set() if seen is None else seen
-        for layer in result.layers:
-            if layer.digest not in seen:
+        for layer in result.steps:
+            if layer is not None and layer.digest not in seen:
                 if not self.blobs.is_sound(layer.digest, layer.size):
                     return None
                 seen.add(layer.digest)
@@ -173,8 +178,9 @@ class Store:
         key = definition.key()
         if (packed := pack(definition, instruction)) is not None:
             self.index.put(Kind.RECORD, key, packed)
-        self.index.put(Kind.CONTENT, content_key, result.to_json())
-        self.index.put(Kind.RESULT, key, result.to_json())
+        written = self.chains.written(result)
+        self.index.put(Kind.CONTENT, content_key, written)
+        self.index.put(Kind.RESULT, key, written)
 
     def _write_once(self, name: str, content: bytes) -> None:
         path = self.root / name

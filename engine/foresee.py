@@ -18,6 +18,8 @@ FORESEEN = "an equal file system led to it before"
 
 def foreseen(plan: Plan, results: Results) -> Plan:
     """The plan, in which such steps are hits. Reads the index; runs nothing."""
+    if all(planned.hit or isinstance(planned.step.operation, From) for planned in plan.steps):
+        return plan
     done: dict[str, PlannedStep] = {}
     known: dict[str, tuple[Layer, ...]] = {}
     """The layers of the steps whose file systems are known."""

@@ -15,7 +15,8 @@ from typing import Any, cast
 
 from machinefile.lines import SPACE
 from machinefile.patterns import substitute, trim_prefix, trim_suffix
-from machinefile.syntax import NotMatchedError, parsed
+from machinefile.syntax import parsed
+from machinefile.tables import NotMatchedError
 from machinefile.trees import Node, Part
 from machinefile.values import dataclass
 

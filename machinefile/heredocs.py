@@ -9,7 +9,8 @@ from dataclasses import replace
 from machinefile.errors import Problem
 from machinefile.instructions import Form, Heredoc, Instruction, Word
 from machinefile.lines import LineReader
-from machinefile.syntax import NotMatchedError, tokens
+from machinefile.syntax import tokens
+from machinefile.tables import NotMatchedError
 from machinefile.vocabulary import INSTRUCTIONS
 
 _MARKER = re.compile(r"[0-9]*<<(-?)[\t ]*(.+)", re.DOTALL)

@@ -14,7 +14,8 @@ from machinefile.lines import BLANK, LineReader, LogicalLine
 from machinefile.mistakes import explain
 from machinefile.source import Source
 from machinefile.suggest import did_you_mean
-from machinefile.syntax import NotMatchedError, tokens
+from machinefile.syntax import tokens
+from machinefile.tables import NotMatchedError
 from machinefile.trees import Part
 from machinefile.validation import check_instruction
 from machinefile.values import dataclass

@@ -1,4 +1,4 @@
-"""The grammars, loaded once and only when needed, and what they made of texts before."""
+"""The grammars, loaded once and only when Lark itself is needed, and what they made of texts before."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from machinefile.shapes import is_made_by
+from machinefile.tables import FOLDER, PATH, NotMatchedError, parse, tables
 from machinefile.trees import Node, Part, tree_of, written
 
 if TYPE_CHECKING:
     from lark import Lark
-
-_FOLDER = Path(__file__).resolve().parent.parent / "grammar"
 
 STARTS = {
     "machinefile": ("text", "words", "settings", "names", "health", "array", "markers"),
@@ -21,15 +20,6 @@ STARTS = {
 }
 _MOST = 1 << 14
 """Trees that are remembered: a file of 10,000 instructions has fewer."""
-
-
-class NotMatchedError(Exception):
-    """A text is not what a grammar's rule says."""
-
-    def __init__(self, position: int) -> None:
-        super().__init__(position)
-        self.position = position
-        """Where the grammar stopped."""
 
 
 class Memory:
@@ -80,19 +70,19 @@ MEMORY = Memory()
 
 
 def grammar_paths() -> tuple[Path, ...]:
-    """The files of the grammars."""
-    return tuple(_FOLDER / f"{name}.lark" for name in STARTS)
+    """The files of the grammars, and of what was made of them."""
+    return (*(FOLDER / f"{name}.lark" for name in STARTS), PATH)
 
 
 def grammar_text(name: str) -> str:
     """The text of a grammar of the project."""
-    return (_FOLDER / f"{name}.lark").read_text(encoding="utf-8")
+    return (FOLDER / f"{name}.lark").read_text(encoding="utf-8")
 
 
 @cache
 def grammar(name: str) -> Lark:
     """The parser for a grammar. Its terminals are checked against one another by a test, in Lark's strict mode."""
-    from lark import Lark, lexer  # 40 ms to import, and a file without variables asks for one grammar only
+    from lark import Lark, lexer  # 40 ms to import
 
     starts = list(STARTS[name])
     options: dict[str, Any] = {"parser": "lalr", "lexer": "contextual", "start": starts, "maybe_placeholders": False}
@@ -110,13 +100,20 @@ def parsed(name: str, rule: str, text: str) -> Node:
     known = MEMORY.get(name, rule, text)
     if known is not None:
         return known
+    made = tables(name)
+    tree = parsed_by_lark(name, rule, text) if made is None else parse(made, rule, text)
+    MEMORY.put(name, rule, text, tree)
+    return tree
+
+
+def parsed_by_lark(name: str, rule: str, text: str) -> Node:
+    """The same, by Lark itself: its tables are those of another grammar. Raises NotMatchedError."""
     from lark.exceptions import UnexpectedInput
 
     try:
         tree: Node = grammar(name).parse(text, start=rule)  # type: ignore[assignment]  # its trees have what ours have
     except UnexpectedInput as error:
         raise NotMatchedError(error.pos_in_stream or 0) from None
-    MEMORY.put(name, rule, text, tree)
     return tree
 
 

@@ -67,7 +67,7 @@ class Removal:
                 self._stay |= self._images[image.name]
         for kind, key in self._new:
             match kind, index.get(kind, key) if kind in (Kind.RESULT, Kind.BASE, Kind.REMOTE) else None:
-                case Kind.RESULT, value if (result := read_result(value)) is not None:
+                case Kind.RESULT, value if (result := read_result(self._store, value)) is not None:
                     self._stay |= kept_by(result)
                 case Kind.BASE, dict():
                     reader = reader or self._reader()

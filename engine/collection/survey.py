@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
+from cache.chains import layers_of_part
 from cache.collection.item import Holdings, Item, Reference, Sort, Standing, blob, diff, machine
 from cache.collection.sizes import DiskUsage, Found
 from cache.index import EntryFacts, Kind
@@ -114,11 +115,13 @@ class _Survey:
         known = set()
         for facts, value in self._entries(Kind.RESULT):
             known.add(facts.key)
-            if (result := read_result(value)) is not None:
+            if (result := read_result(self._store, value)) is not None:
                 yield _Step(facts.key, result, facts.stored)
         for facts, value in self._entries(Kind.CONTENT):
-            if (result := read_result(value)) is not None:
+            if (result := read_result(self._store, value)) is not None:
                 self._refer(Kind.CONTENT, facts.key, (blob(layer.digest) for layer in result.layers))
+        for facts, value in self._entries(Kind.CHAIN):
+            self._refer(Kind.CHAIN, facts.key, (blob(layer.digest) for layer in layers_of_part(value)))
         records, size = 0, 0
         for facts in reversed(list(self._store.index.facts(Kind.RECORD))):
             if facts.key not in known:
@@ -253,9 +256,9 @@ def kept_by(result: StepResult) -> frozenset[str]:
     return frozenset(name for layer in result.layers for name in (blob(layer.digest), diff(layer.diff_id)))
 
 
-def read_result(value: object) -> StepResult | None:
+def read_result(store: Store, value: object) -> StepResult | None:
     try:
-        return StepResult.from_json(value)
+        return store.chains.result(value)
     except ValueError:
         return None
 

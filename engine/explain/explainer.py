@@ -151,7 +151,7 @@ class Explainer:
 
     def _lost_result(self, key: str) -> StepResult | None:
         try:
-            return StepResult.from_json(self._store.index.get(Kind.RESULT, key))
+            return self._store.chains.result(self._store.index.get(Kind.RESULT, key))
         except ValueError:
             return None
 

@@ -175,18 +175,18 @@ def _align(before: list[tuple[Trace, ...]], now: list[tuple[str, PlannedStep]]) 
     for kind, start, end, at, until in difflib.SequenceMatcher(None, old, new).get_opcodes():
         if kind not in ("equal", "replace"):
             continue
+        one_by_one = end - start == until - at
         rest = list(range(start, end))
         for place in range(at, until):
             step_id, planned = now[place]
-            fitting = [one for one in rest if before[one][0].operation == planned.record.operation]
-            if end - start == until - at:
-                chosen = [one for one in fitting if one - start == place - at]
-            else:
+            candidates = [start + place - at] if one_by_one else rest
+            chosen = [one for one in candidates if before[one][0].operation == planned.record.operation]
+            if not one_by_one:
                 # Of lines that were exchanged for others, the first that begins with the same words is the one meant.
-                chosen = [one for one in fitting if _head(old[one]) == _head(new[place])] or fitting
+                chosen = [one for one in chosen if _head(old[one]) == _head(new[place])] or chosen
             if chosen:
                 found[step_id] = before[chosen[0]]
-                rest = [one for one in rest if one > chosen[0]]
+                rest = rest if one_by_one else [one for one in rest if one > chosen[0]]
     return found
 
 

@@ -66,6 +66,19 @@ def test_what_an_image_had_goes_when_it_loses_its_name_and_results_stay(workshop
     assert workshop.build(TEXT.format("x")).run == 0
 
 
+def test_what_long_results_share_stays_with_them_and_goes_with_them(workshop: Workshop) -> None:
+    text = "FROM base\n" + "".join(f"WORKDIR /made/{number}\n" for number in range(70))
+    workshop.build(text)
+    parts = set(workshop.store.index.keys(Kind.CHAIN))
+    assert len(parts) == 2
+    prune(workshop.store, Policy())
+    assert set(workshop.store.index.keys(Kind.CHAIN)) == parts
+    assert workshop.build(text).run == 0
+    prune(workshop.store, EVERYTHING)
+    assert not list(workshop.store.index.keys(Kind.CHAIN))
+    check_whole(workshop.store)
+
+
 def test_stamped_copies_go_and_are_made_again(workshop: Workshop) -> None:
     request = replace(workshop.request(TEXT.format("x"), names=APP), epoch=Epoch(1))
     first = workshop.driver.build(request)
