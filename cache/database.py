@@ -6,6 +6,9 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,10 @@ FILE = "cache.db"
 Identity = tuple[int, int]
 _NEVER_A_FILE = 1 << 40
 """Bytes: values below this size are kept in the database itself."""
+_PATIENCE = 60.0
+"""Seconds to wait for who has the database, or makes one."""
+_POLL = 0.01
+"""Seconds between two looks."""
 
 
 def cause(error: sqlite3.DatabaseError) -> sqlite3.DatabaseError:
@@ -26,33 +33,61 @@ def cause(error: sqlite3.DatabaseError) -> sqlite3.DatabaseError:
 
 
 def identity(folder: Path) -> Identity | None:
-    """What tells the database's file from another of its name; None when there is none."""
+    """What tells the database's file from another of its name; None when there is none, or nothing in it."""
     try:
         status = os.stat(folder / FILE)
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+    return (status.st_dev, status.st_ino) if status.st_size else None
 
 
 def rename_aside(folder: Path, damaged: Identity | None) -> None:
-    """Rename a database's folder, unless somebody has put another database there. Raises OSError."""
+    """Rename a database's folder, unless somebody has put another database there. Raises OSError, StoreError."""
+    # Two processes that find the same damage: the second sees that the name is another folder's by now.
+    with _held(folder) as is_there:
+        if is_there and damaged in (None, identity(folder)):
+            _rename(folder)
+
+
+def _rename(folder: Path) -> None:
+    os.rename(folder, folder.with_name(f"{folder.name}.damaged.{os.urandom(6).hex()}"))
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Keeps others from making a database in a folder, and from renaming it; false when there is no such folder.
+
+    Raises OSError; StoreError when somebody else does not let go of it.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
+        yield False
         return
     try:
-        # Two processes that find the same damage: the second sees that the name is another folder's by now.
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        held = os.fstat(descriptor)
-        try:
-            there = os.stat(folder)
-        except FileNotFoundError:
-            return
-        same = (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)
-        if same and damaged in (None, identity(folder)):
-            os.rename(folder, folder.with_name(f"{folder.name}.damaged.{os.urandom(6).hex()}"))
+        deadline = time.monotonic() + _PATIENCE
+        while not _lock(descriptor):
+            if time.monotonic() > deadline:
+                raise _busy()
+            time.sleep(_POLL)
+        yield _is_named(descriptor, folder)
     finally:
         os.close(descriptor)
+
+
+def _is_named(descriptor: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(folder))
+    except FileNotFoundError:
+        return False
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def refused(text: str, folder: Path) -> StoreError | None:
@@ -88,7 +123,30 @@ def _busy() -> StoreError:
 
 
 def open_cache(folder: Path) -> Any:
-    """The diskcache in a folder, made if need be. Raises sqlite3.Error, diskcache.Timeout, OSError."""
+    """The diskcache in a folder, made if need be. Raises sqlite3.Error, diskcache.Timeout, OSError, StoreError.
+
+    One that was emptied, or whose file was removed, is set aside before: those who have it open hold locks that a new
+    one in its place would wait for, and share memory with it. Processes make one after the other, so that none takes
+    what another is about to make for such a one.
+    """
+    while identity(folder) is None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir()
+        with _held(folder) as is_there:
+            if is_there and (identity(folder) is not None or not _is_used(folder)):
+                return _open(folder)
+            if is_there:
+                _rename(folder)
+    return _open(folder)
+
+
+def _is_used(folder: Path) -> bool:
+    """Whether there is what sqlite puts beside a database that is open."""
+    return any((folder / f"{FILE}{end}").exists() for end in ("-wal", "-shm"))
+
+
+def _open(folder: Path) -> Any:
     import diskcache
 
     class PlainDisk(diskcache.Disk):  # type: ignore[misc] # diskcache has no types
@@ -103,7 +161,7 @@ def open_cache(folder: Path) -> Any:
     try:
         return diskcache.Cache(
             str(folder),
-            timeout=60,
+            timeout=_PATIENCE,
             disk=PlainDisk,
             disk_min_file_size=_NEVER_A_FILE,
             eviction_policy="none",

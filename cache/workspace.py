@@ -47,12 +47,15 @@ class Workspace:
         name = self.path / _unused()
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            found = last = os.fstat(descriptor).st_mtime
+            first = os.fstat(descriptor).st_mtime
             until = time.monotonic() + _TICK
-            while found == last and time.monotonic() < until:
+            over = False
+            while not over:
+                over = time.monotonic() >= until  # before the last look: this thread may have to wait in between
                 time.sleep(_TICK / 50)
                 os.utime(descriptor)
                 found = os.fstat(descriptor).st_mtime
+                over = over or found != first
             return found
         finally:
             os.close(descriptor)

@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from local_server import LocalServer, QuietHandler
 
 _CHUNK = 1 << 16
 
@@ -49,7 +51,7 @@ class Fault:
 Trouble = Callable[[Asked], Fault | None]
 
 
-class FaultProxy:
+class FaultProxy(LocalServer):
     """Speaks HTTP/1.1 to both sides; a context manager."""
 
     def __init__(self, registry: str) -> None:
@@ -61,44 +63,20 @@ class FaultProxy:
         self.trouble: Trouble = lambda asked: None
         proxy = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def handle_one_request(self) -> None:
-                try:
-                    super().handle_one_request()
-                except OSError:
-                    self.close_connection = True
-
-            def do_GET(self) -> None:
+        class Handler(QuietHandler):
+            def do_GET(self) -> None:  # noqa: N802
                 proxy.serve(self)
 
             do_HEAD = do_POST = do_PUT = do_PATCH = do_GET  # noqa: N815
 
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
+        super().__init__(Handler)
 
     def __enter__(self) -> FaultProxy:
-        self._thread.start()
+        self.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._http.server_address[1]}"
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.address}"
+        self.stop()
 
     def asked(self, method: str, part: str = "") -> list[Asked]:
         return [one for one in self.seen if one.method == method and part in one.path]

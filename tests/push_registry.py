@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
+
+from local_server import LocalServer, QuietHandler
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Session:
     data: bytearray = field(default_factory=bytearray)
 
 
-class PushRegistry:
+class PushRegistry(LocalServer):
     """Blobs and manifests by repository, uploads with status and ranges."""
 
     def __init__(self) -> None:
@@ -65,17 +66,8 @@ class PushRegistry:
         self.busy = self.most_busy = 0
         registry = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def handle_one_request(self) -> None:
-                try:
-                    super().handle_one_request()
-                except OSError:
-                    self.close_connection = True
-
-            def do_GET(self) -> None:
+        class Handler(QuietHandler):
+            def do_GET(self) -> None:  # noqa: N802
                 parts = urlsplit(self.path)
                 queries = parse_qs(parts.query)
                 query = {name: values[0] for name, values in queries.items()}
@@ -93,26 +85,8 @@ class PushRegistry:
 
             do_HEAD = do_POST = do_PUT = do_PATCH = do_GET  # noqa: N815
 
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._http.server_address[1]}"
-
-    def wrap(self, context: ssl.SSLContext) -> None:
-        """Speak TLS from now on."""
-        self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
-
-    def stop(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        super().__init__(Handler)
+        self.start()
 
     def asked(self, method: str, part: str = "") -> list[Request]:
         return [one for one in self.seen if one.method == method and part in one.path]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+
+from local_server import LocalServer, QuietHandler
 
 SERVICE, ISSUER = "registry.test", "issuer.test"
 
 
-class TokenService:
+class TokenService(LocalServer):
     """Gives whoever has the login what they ask for, and everybody else what they may read."""
 
     def __init__(self, folder: Path, user: str = "ada", password: str = "lovelace") -> None:
@@ -32,11 +32,8 @@ class TokenService:
         """Scopes, and the Authorization header."""
         service = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def do_GET(self) -> None:
+        class Handler(QuietHandler):
+            def do_GET(self) -> None:  # noqa: N802
                 scopes = tuple(parse_qs(urlsplit(self.path).query).get("scope", []))
                 login = self.headers.get("Authorization", "")
                 service.asked.append((scopes, login))
@@ -46,27 +43,17 @@ class TokenService:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
+        super().__init__(Handler)
+        self.start()
 
     @property
     def configuration(self) -> str:
         """The line of a registry's configuration that makes it believe us."""
-        realm = f"http://127.0.0.1:{self._http.server_address[1]}/token"
+        realm = f"{self.url}/token"
         return (
             f"auth: {{token: {{realm: '{realm}', service: {SERVICE}, issuer: {ISSUER}, "
             f"rootcertbundle: '{self.certificate}'}}}}"
         )
-
-    def stop(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
 
     def answer(self, scopes: tuple[str, ...], *, known: bool) -> dict[str, object]:
         access = []

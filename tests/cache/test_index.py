@@ -211,6 +211,51 @@ def test_whatever_becomes_of_the_database_the_index_goes_on(
     other.close()
 
 
+def _unlinked(folder: Path) -> None:
+    (folder / "cache.db").unlink()
+
+
+@pytest.mark.parametrize("only_reads", [False, True], ids=["writer", "reader"])
+@pytest.mark.parametrize("harm", [_empty, _unlinked], ids=lambda harm: harm.__name__)
+def test_who_opens_what_was_emptied_under_another_waits_for_nobody(
+    index: Index, tmp_path: Path, harm: Callable[[Path], None], only_reads: bool
+) -> None:
+    """The other's locks stay, on a database that sqlite would make anew."""
+    index.put(Kind.RESULT, "old", [1])
+    if only_reads:
+        index.close()
+    assert index.get(Kind.RESULT, "old") == [1]
+    harm(tmp_path / "index")
+    newcomer = Index(tmp_path / "index")
+    try:
+        assert newcomer.get(Kind.RESULT, "old") is None
+        newcomer.put(Kind.RESULT, "new", [2])
+        assert index.get(Kind.RESULT, "new") == [2]
+        index.put(Kind.RESULT, "newer", [3])
+        assert newcomer.get(Kind.RESULT, "newer") == [3]
+    finally:
+        newcomer.close()
+
+
+def test_those_who_make_a_database_at_once_make_one(tmp_path: Path) -> None:
+    makers = [Index(tmp_path / "index") for _ in range(6)]
+    start = threading.Barrier(len(makers))
+
+    def use(number: int) -> None:
+        start.wait()
+        makers[number].put(Kind.RESULT, str(number), [number])
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(len(makers))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {*makers[0].keys(Kind.RESULT)} == {str(number) for number in range(len(makers))}
+    assert makers[0].set_aside() == ()
+    for one in makers:
+        one.close()
+
+
 def test_one_process_may_set_a_database_aside_more_than_once(index: Index, tmp_path: Path) -> None:
     for number in range(3):
         index.put(Kind.RESULT, "k", [number])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import shutil
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +87,19 @@ def test_a_process_sees_when_the_oldest_of_the_others_began(tmp_path: Path) -> N
     assert third.others_began() == 50
     second.close()
     third.close()
+
+
+def test_what_was_just_written_is_older_than_now_also_for_who_had_to_wait_for_the_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(tmp_path)
+    moments = itertools.count(step=100)  # each look at the clock comes after all patience
+    halting = SimpleNamespace(monotonic=lambda: float(next(moments)), sleep=lambda _: time.sleep(0.03))
+    monkeypatch.setattr("cache.workspace.time", halting)
+    written = tmp_path / "written"
+    written.touch()
+    assert workspace.now() > written.stat().st_mtime
+    workspace.close()
 
 
 def test_a_process_that_ends_while_it_is_looked_at_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -20,6 +22,7 @@ from engine.collection import prune as pruning
 from engine.collection.prune import prune
 from engine.collection.survey import survey
 from engine.imagestore import manifests_of
+from engine.report import BuildReport
 from machinefile.errors import InterruptedBuildError
 
 if TYPE_CHECKING:
@@ -32,6 +35,23 @@ APP = "docker.io/library/app:latest"
 
 def steps(store: Store) -> set[str]:
     return {item.id for item in survey(store).items if item.sort is Sort.STEP}
+
+
+def build(workshop: Workshop, word: str) -> BuildReport:
+    """Build, as of an hour ago: what was made and used then is older than all that follows, wherever the clock goes."""
+    report = workshop.build(TEXT.format(word))
+    age(workshop.store)
+    return report
+
+
+def age(store: Store) -> None:
+    """Let all that is in a store, and was used, be an hour older."""
+    for path in store.root.rglob("*"):
+        if path.is_file() and not path.is_relative_to(store.root / "index"):
+            past = path.stat().st_mtime - 3600
+            os.utime(path, (past, past))
+    with closing(sqlite3.connect(store.root / "index" / "cache.db")) as database, database:
+        database.execute("UPDATE Cache SET store_time = store_time - 3600")
 
 
 def once_chosen(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
@@ -63,7 +83,7 @@ def other(workshop: Workshop) -> Iterator[Store]:
 
 
 def test_the_gate_is_open_while_one_looks_what_there_is(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    workshop.build(TEXT.format("x"))
+    build(workshop, "x")
     real, surveys, held = pruning.survey, 0, 0
     alone = Gate.alone
 
@@ -96,7 +116,7 @@ def test_what_was_used_since_it_was_chosen_stays_with_all_that_it_needs(
     workshop: Workshop, other: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for word in ("x", "y"):
-        workshop.build(TEXT.format(word))
+        build(workshop, word)
     keys = {step: workshop.plan(TEXT.format("x")).step(step).key for step in ("0.1", "0.2")}
     used = workshop.store.index.get(Kind.RESULT, keys["0.2"])
     once_chosen(monkeypatch, lambda: other.result(Kind.RESULT, keys["0.2"]))
@@ -109,7 +129,7 @@ def test_what_was_used_since_it_was_chosen_stays_with_all_that_it_needs(
 def test_what_got_a_name_since_it_was_chosen_stays(
     workshop: Workshop, other: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = workshop.build(TEXT.format("x"))
+    report = build(workshop, "x")
     size = workshop.store.blobs.path(report.digest).stat().st_size
     named = NamedImage(APP, report.digest, size, "application/vnd.oci.image.manifest.v1+json", "2024-01-01T00:00:00Z")
     once_chosen(monkeypatch, lambda: other.names.put(named))
@@ -122,7 +142,7 @@ def test_what_got_a_name_since_it_was_chosen_stays(
 def test_what_a_result_was_made_of_since_it_was_chosen_stays(
     workshop: Workshop, other: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workshop.build(TEXT.format("x"))
+    build(workshop, "x")
     key = workshop.plan(TEXT.format("x")).step("0.2").key
     value = workshop.store.index.get(Kind.RESULT, key)
     once_chosen(monkeypatch, lambda: other.index.put(Kind.RESULT, "sha256:new", value))
@@ -134,10 +154,11 @@ def test_what_a_result_was_made_of_since_it_was_chosen_stays(
 def test_an_entry_that_was_written_anew_since_it_was_chosen_stays(
     workshop: Workshop, other: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workshop.build(TEXT.format("x"))
+    build(workshop, "x")
     digests = list(workshop.store.index.keys(Kind.ORIGIN)) or ["sha256:" + "0" * 64]
     workshop.store.index.put(Kind.VARIANT, "gone", ["sha256:" + "1" * 64, 1])
     workshop.store.index.put(Kind.VARIANT, "gone too", ["sha256:" + "1" * 64, 1])
+    age(workshop.store)
     once_chosen(monkeypatch, lambda: other.index.put(Kind.VARIANT, "gone", [digests[0], 1]))
     prune(workshop.store, EVERYTHING)
     assert workshop.store.index.has(Kind.VARIANT, "gone")
@@ -145,7 +166,7 @@ def test_an_entry_that_was_written_anew_since_it_was_chosen_stays(
 
 
 def test_when_time_is_up_what_went_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    workshop.build(TEXT.format("x"))
+    build(workshop, "x")
     monkeypatch.setattr(pruning, "_BATCH", 1)
     done = prune(workshop.store, EVERYTHING, enough=time.monotonic() - 1)
     assert len(done.removed) == 1
@@ -155,7 +176,7 @@ def test_when_time_is_up_what_went_is_told(workshop: Workshop, monkeypatch: pyte
 
 
 def test_one_can_stop_it_between_two_batches(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    workshop.build(TEXT.format("x"))
+    build(workshop, "x")
     monkeypatch.setattr(pruning, "_BATCH", 1)
     real = pruning.Removal.take
 

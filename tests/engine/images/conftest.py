@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
-import ssl
 import tarfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from local_server import LocalServer, QuietHandler
 
 from engine.images import mediatype
 from engine.images.config import ImageConfiguration
@@ -52,7 +50,7 @@ class Seen:
 Answer = Reply | Callable[[Seen], Reply] | list[Reply]
 
 
-class FaultServer:
+class FaultServer(LocalServer):
     """Answers as told. A list is worked off, its last reply repeated; what is not told is 404."""
 
     def __init__(self) -> None:
@@ -60,17 +58,8 @@ class FaultServer:
         self._answers: dict[str, Answer] = {}
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def handle_one_request(self) -> None:
-                try:
-                    super().handle_one_request()
-                except OSError:  # the client may well hang up
-                    self.close_connection = True
-
-            def do_GET(self) -> None:
+        class Handler(QuietHandler):
+            def do_GET(self) -> None:  # noqa: N802
                 length = int(self.headers.get("content-length", 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 body = self.rfile.read(length)
@@ -92,21 +81,8 @@ class FaultServer:
                 if reply.cut is not None:
                     self.close_connection = True
 
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._http.server_address[1]}"
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.address}"
+        super().__init__(Handler)
+        self.start()
 
     def on(self, path: str, answer: Answer) -> None:
         """What to say about a path (without its query), whatever the method."""
@@ -125,16 +101,6 @@ class FaultServer:
 
     def paths(self, method: str = "GET") -> list[str]:
         return [seen.path for seen in self.seen if seen.method == method]
-
-    def wrap(self, context: ssl.SSLContext) -> None:
-        """Speak TLS from now on."""
-        self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
-        self._http.handle_error = lambda *_: None  # type: ignore[method-assign]
-
-    def stop(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
 
 
 @pytest.fixture

@@ -6,13 +6,12 @@ import base64
 import io
 import select
 import socket
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from local_server import LocalServer, QuietHandler
 from pki import Pair, authority, signed
 
 from engine.images.credentials import CredentialStore
@@ -29,7 +28,7 @@ NAME = "registry.example:5000"
 POLICY = TransferPolicy(attempts=2, connect_attempts=1, backoff=0.01, connect_timeout=5, read_timeout=5)
 
 
-class Tunnel:
+class Tunnel(LocalServer):
     """A proxy that takes CONNECT alone, and leads wherever it likes."""
 
     def __init__(self, target: str, user: str = "") -> None:
@@ -39,8 +38,8 @@ class Tunnel:
         host, _, port = target.partition(":")
         wanted = "Basic " + base64.b64encode(user.encode()).decode() if user else ""
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_CONNECT(self) -> None:
+        class Handler(QuietHandler):
+            def do_CONNECT(self) -> None:  # noqa: N802
                 login = self.headers.get("Proxy-Authorization", "")
                 tunnel.asked.append((self.path, login))
                 assert "Authorization" not in self.headers
@@ -53,22 +52,8 @@ class Tunnel:
                     self.end_headers()
                     _relay(self.connection, upstream)
 
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._http.server_address[1]}"
-
-    def stop(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        super().__init__(Handler)
+        self.start()
 
 
 def _relay(one: socket.socket, other: socket.socket) -> None:
