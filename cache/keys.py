@@ -32,6 +32,9 @@ VERSION = 1
 """Raise it when the same record would now give another result: a change in how layers are written, in what a
 guest shows to a step, in what COPY does. Every key changes then, and old results are built again."""
 
+_MANY = 100
+"""Values in a tuple from which on they are many and short, not few of which one is long."""
+
 Value = str | int | bool | None | tuple["Value", ...]
 
 
@@ -41,7 +44,7 @@ class Long(tuple["Value", ...]):
     @cached_property
     def canonical(self) -> bytes:
         """See `canonical`."""
-        return canonical(tuple(self))
+        return b"".join(_pieces(tuple(self)))
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,10 @@ class Record:
     @cached_property
     def _key(self) -> str:
         whole: Value = ("mbuild", VERSION, self.operation, self.fields)
-        return "sha256:" + hashlib.sha256(canonical(whole)).hexdigest()
+        hasher = hashlib.sha256()
+        for piece in _pieces(whole):
+            hasher.update(piece)
+        return "sha256:" + hasher.hexdigest()
 
     def to_json(self) -> dict[str, object]:
         """The record for keeping and comparing; tuples become lists."""
@@ -82,3 +88,14 @@ def canonical(value: Value) -> bytes:
         return b"b1:1" if value else b"b1:0"
     content = b"%d" % value
     return b"i%d:%s" % (len(content), content)
+
+
+def _pieces(value: Value) -> list[bytes]:
+    """What `canonical` gives, in pieces: what is very long is not copied for every tuple that it is in."""
+    if not isinstance(value, tuple) or isinstance(value, Long):
+        return [canonical(value)]
+    if len(value) > _MANY:
+        found = [canonical(one) for one in value]
+    else:
+        found = [piece for one in value for piece in _pieces(one)]
+    return [b"t%d:" % sum(map(len, found)), *found]
