@@ -32,8 +32,8 @@ VERSION = 1
 """Raise it when the same record would now give another result: a change in how layers are written, in what a
 guest shows to a step, in what COPY does. Every key changes then, and old results are built again."""
 
-_MANY = 100
-"""Values in a tuple from which on they are many and short, not few of which one is long."""
+_MANY = 1000
+"""Values in a tuple: more are many and short, not few of which one is long, and are put together so many at a time."""
 
 Value = str | int | bool | None | tuple["Value", ...]
 
@@ -95,7 +95,8 @@ def _pieces(value: Value) -> list[bytes]:
     if not isinstance(value, tuple) or isinstance(value, Long):
         return [canonical(value)]
     if len(value) > _MANY:
-        found = [canonical(one) for one in value]
+        parts = (value[at : at + _MANY] for at in range(0, len(value), _MANY))
+        found = [b"".join([canonical(one) for one in part]) for part in parts]
     else:
         found = [piece for one in value for piece in _pieces(one)]
     return [b"t%d:" % sum(map(len, found)), *found]
