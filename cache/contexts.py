@@ -74,6 +74,8 @@ class ContextDigests:
         value = self._known.pop(stamp, None)
         if value is None:
             return None
+        if not self._known:
+            self._known = {}  # a dictionary stays as large as it was
         if self._age(value) > _REFRESHED_DAYS:
             self._news[stamp] = _DAY.pack(self._today) + value[_DAY.size :]
         return value[_DAY.size :]

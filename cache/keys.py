@@ -32,6 +32,9 @@ VERSION = 1
 """Raise it when the same record would now give another result: a change in how layers are written, in what a
 guest shows to a step, in what COPY does. Every key changes then, and old results are built again."""
 
+_MANY = 1000
+"""Values in a tuple: more are many and short, not few of which one is long, and are put together so many at a time."""
+
 Value = str | int | bool | None | tuple["Value", ...]
 
 
@@ -41,7 +44,7 @@ class Long(tuple["Value", ...]):
     @cached_property
     def canonical(self) -> bytes:
         """See `canonical`."""
-        return canonical(tuple(self))
+        return b"".join(_pieces(tuple(self)))
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,10 @@ class Record:
     @cached_property
     def _key(self) -> str:
         whole: Value = ("mbuild", VERSION, self.operation, self.fields)
-        return "sha256:" + hashlib.sha256(canonical(whole)).hexdigest()
+        hasher = hashlib.sha256()
+        for piece in _pieces(whole):
+            hasher.update(piece)
+        return "sha256:" + hasher.hexdigest()
 
     def to_json(self) -> dict[str, object]:
         """The record for keeping and comparing; tuples become lists."""
@@ -100,3 +106,15 @@ def _part(value: Value) -> bytes:
 def _pair(pair: tuple[str, str]) -> bytes:
     content = canonical(pair[0]) + canonical(pair[1])
     return b"t%d:%s" % (len(content), content)
+
+
+def _pieces(value: Value) -> list[bytes]:
+    """What `canonical` gives, in pieces: what is very long is not copied for every tuple that it is in."""
+    if type(value) is not tuple or all(type(one) is str for one in value):
+        return [_part(value)]
+    if len(value) > _MANY:
+        parts = (value[at : at + _MANY] for at in range(0, len(value), _MANY))
+        found = [b"".join(map(_part, part)) for part in parts]
+    else:
+        found = [piece for one in value for piece in _pieces(one)]
+    return [b"t%d:" % sum(map(len, found)), *found]

@@ -160,9 +160,7 @@ class LayerStore:
             return self._keep(write) if below is None else self._keep_with_disk(write, self.view(below))
 
     def _keep(self, write: Writing) -> Layer:
-        written = self._write_blob(write)
-        self._remember(written.index)
-        return _layer_of(written)
+        return _layer_of(self._write_blob(write))
 
     def _keep_with_disk(self, write: Callable[..., WrittenLayer], below: RootView) -> Layer:
         from concurrent.futures import Future, ThreadPoolExecutor
@@ -179,7 +177,6 @@ class LayerStore:
                 return written
 
             written = self._write_blob(with_disk)
-            self._remember(written.index)
             layer = _layer_of(written)
             self._place(disk, settled[0].result(), disk_path(self._disk_folder, written.index, below), layer)
         return layer
@@ -192,11 +189,18 @@ class LayerStore:
                 self._tell_disk(path, layer, digest)
 
     def _write_blob(self, write: Writing) -> WrittenLayer:
-        """The blob is hashed and written in a thread of its own, while what is in it is read."""
+        """The blob is hashed and written in a thread of its own, while what is in it is read; while it is flushed, what
+        is in it is remembered."""
+        from concurrent.futures import ThreadPoolExecutor
+
         from engine.layers.conveyor import conveyed
 
-        with self._store.blobs.writer() as writer, conveyed(writer.write, "layer") as out:
-            return write(out, digest=lambda: _finished(out, writer))
+        with ThreadPoolExecutor(1, "index") as meanwhile:
+            with self._store.blobs.writer() as writer, conveyed(writer.write, "layer") as out:
+                written = write(out, digest=lambda: _finished(out, writer))
+                remembered = meanwhile.submit(self._remember, written.index)
+            remembered.result()
+        return written
 
     def _index(self, below: Layers, layer: Layer, stop: threading.Event | None = None) -> LayerIndex:
         found = self._indexes.get(layer.diff_id) or self._load(layer.diff_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 from engine.layers.entry import Entry, EntryType
@@ -78,12 +79,16 @@ class LayerIndex:
         self.paths: list[str] = data["paths"]
         """Of all entries, sorted by their bytes. Not to be changed."""
         self._types: str = data["types"]
-        self._rows: dict[str, int] = dict(zip(self.paths, range(len(self.paths)), strict=True))
         self.implied: dict[str, bool] = dict(data["implied"])
         """Directories that entries stand in or that are marked opaque, without an entry of their own; with each whether
         it is opaque. The root is among them unless it has an entry."""
         self._opaque = frozenset(data["opaque"])
         self._names: dict[str, list[str]] | None = None
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        # Of what was just written most is not looked up any more.
+        return dict(zip(self.paths, range(len(self.paths)), strict=True))
 
     @classmethod
     def of(cls, contents: Contents, *, diff_id: str, size: int, kept: KeptFiles) -> LayerIndex:
@@ -119,8 +124,13 @@ class LayerIndex:
 
     def to_bytes(self) -> bytes:
         """The index for keeping. Equal layers give equal bytes (with the same zlib)."""
-        text = json.dumps(self._data, separators=(",", ":"), sort_keys=True)
-        return _MAGIC + zlib.compress(text.encode("ascii"), 1)
+        # A column at a time: the text of them all would be larger than the index itself.
+        packer = zlib.compressobj(1)
+        packed = [_MAGIC, packer.compress(b"{")]
+        for number, (name, column) in enumerate(sorted(self._data.items())):
+            text = json.dumps(column, separators=(",", ":"), sort_keys=True).encode("ascii")
+            packed.append(packer.compress(b'%s"%s":' % (b"," if number else b"", name.encode("ascii")) + text))
+        return b"".join((*packed, packer.compress(b"}"), packer.flush()))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> LayerIndex:
@@ -129,7 +139,7 @@ class LayerIndex:
             if not data.startswith(_MAGIC):
                 raise ValueError("another version")
             index = cls(json.loads(_inflated(data[len(_MAGIC) :])))
-            if any(len(index._data[column]) != len(index.paths) for column in _COLUMNS):
+            if any(len(index._data[column]) != len(index._rows) for column in _COLUMNS):
                 raise ValueError("columns of different lengths")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, zlib.error) as error:
             raise StoreError(

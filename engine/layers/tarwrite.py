@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from io import FileIO
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 from urllib.parse import quote_from_bytes
@@ -28,6 +29,7 @@ from engine.layers.tree import Contents
 from machinefile.errors import HostError
 from machinefile.values import dataclass
 
+_FILE = EntryType.FILE
 _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
 _KINDS = {
     EntryType.FILE: b"0",
@@ -75,7 +77,7 @@ def header_blocks(entry: Entry, name: bytes | None = None) -> bytes:
     """The header of an entry, with the PAX header it needs. `name` in place of the entry's path."""
     records: dict[bytes, bytes] = {}
     name = _name(entry) if name is None else name
-    plain = entry.type is EntryType.FILE and not entry.xattrs and not entry.link and entry.device == (0, 0)
+    plain = entry.type is _FILE and not entry.xattrs and not entry.link and entry.device == (0, 0)
     if plain and len(name) <= 100 and entry.size <= _TWELVE:
         frame = _frame(entry.mode, entry.uid, entry.gid, entry.mtime)
         if frame is not None:
@@ -130,7 +132,7 @@ def _framed(name: bytes, size: bytes, frame: _Frame) -> bytes:
 
 
 def _name(entry: Entry) -> bytes:
-    if entry.type is EntryType.FILE:
+    if entry.type is _FILE:
         return encode(entry.path)
     if entry.type is EntryType.WHITEOUT:
         return encode(join(parent_of(entry.path), WHITEOUT_PREFIX + entry.path.rpartition("/")[2]))
@@ -240,7 +242,7 @@ def canonical(items: Iterable[Item]) -> tuple[Item, ...]:
         entry = item.entry
         if entry.type is EntryType.HARDLINK:
             item = _canonical_link(entry, by_path, holders)
-        elif entry.type is EntryType.FILE:
+        elif entry.type is _FILE:
             holder = holders.setdefault(entry.path, entry.path) if linked else entry.path
             if holder != entry.path:
                 item = Item(_linked(entry, entry.path, holder))
@@ -297,7 +299,7 @@ class LayerWriter:
         """Write one entry and its content."""
         entry = item.entry
         header = header_blocks(entry)
-        if entry.type is EntryType.FILE:
+        if entry.type is _FILE:
             self._placed.append((entry, self._size + len(header)))
             if self._beside is not None:
                 self._beside.begin(entry, header)
@@ -372,9 +374,11 @@ def implied_by(entries: Sequence[Entry]) -> tuple[tuple[str, bool], ...]:
 
 
 def _small(source: Source, most: int) -> bytes:
-    """Up to so many bytes, fewer only at the end. Closes it."""
+    """Up to so many bytes, one more than there should be; fewer only at the end. Closes it."""
     try:
         content = source.read(most)
+        if isinstance(source, FileIO) and len(content) == most - 1:
+            return content  # as long as it should be, and the kernel would have given more of a longer one
         while len(content) < most and (more := source.read(most - len(content))):
             content += more
         return content

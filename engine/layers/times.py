@@ -38,7 +38,7 @@ class Times:
         size, xattrs, opaque = entry.size, entry.xattrs, entry.opaque
         return Entry(entry.path, kind, entry.mode, entry.uid, entry.gid, size, mtime, link, device, xattrs, opaque)
 
-    def at(self, mtime: float) -> int:
+    def at(self, mtime: float) -> float:
         """The time that something of this time is to have."""
         return bounded(mtime) if self.keep else NORMAL_TIME
 

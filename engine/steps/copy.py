@@ -156,6 +156,7 @@ class _Copier:
         return path if is_directory else _join(path, parts[-1])
 
     def _copy(self, path: str, below: str, destination: str, *, over: bool) -> None:
+        """`below` is the path in what is copied, where something may be excluded."""
         entry = self._source.entry(path)
         if entry is None or (below and self._is_excluded(below)):
             return
@@ -166,9 +167,12 @@ class _Copier:
             if (existing is None or over) and destination:
                 self._draft.put(Copied(self._dressed(entry, destination)))
             for name in self._source.children(path):
-                self._copy(_join(path, name), _join(below, name), _join(destination, name), over=True)
+                inside = _join(below, name) if self._excluded is not None else name
+                self._copy(_join(path, name), inside, _join(destination, name), over=True)
             return
         self._check_file(destination)
+        if destination == entry.path:
+            destination = entry.path  # once in memory, not twice
         source = path if entry.type is EntryType.FILE else None
         self._draft.put(Copied(self._dressed(entry, destination), source=source, group=self.group))
 

@@ -77,10 +77,11 @@ class Draft:
     def finished(self) -> list[Copied]:
         """What was written, each with the directories above it, as the target has them: layers are read alone."""
         parents: dict[str, Copied] = {}
+        seen = {""}
         for path in self._new:
-            while path:
-                path = path.rpartition("/")[0]
-                if path in self._new or path in parents or not path:
+            while (path := path.rpartition("/")[0]) not in seen:
+                seen.add(path)
+                if path in self._new:
                     continue
                 below = self._target.entry(path)
                 if below is not None:
