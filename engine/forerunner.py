@@ -71,7 +71,6 @@ class Forerunner:
     request: BuildRequest
     cancelled: threading.Event
     _early: Sandbox | None = None
-    _starting: threading.Thread | None = None
     _given: bool = False
     _seen: list[Outlook] = field(default_factory=list)
 
@@ -88,8 +87,8 @@ class Forerunner:
             yield self._sandbox
             self._keep(path, known, texts)
         finally:
-            if (early := self._joined()) is not None:
-                early.forget()
+            if self._early is not None:
+                self._early.forget()
 
     def _first(self, known: Note, texts: Sequence[Text]) -> int | None:
         """The place of the first RUN that has to run, as far as that is known."""
@@ -105,10 +104,10 @@ class Forerunner:
         disks = tuple(self.store.root / "disks" / str(name) for name in _list(known.outlook[0]))
         # One that was tampered with is made anew later, under the same name: its machine must not read what is there.
         if all(self.store.uses.find(disk) is not None and self.store.seals.holds(disk) for disk in disks):
-            self._starting = threading.Thread(target=self._start, args=(known.outlook, disks), name="forerunner")
-            self._starting.start()
+            self._expect(known.outlook, disks)
 
-    def _start(self, written: tuple[object, ...], disks: tuple[Path, ...]) -> None:
+    def _expect(self, written: tuple[object, ...], disks: tuple[Path, ...]) -> None:
+        # What is imported for this, the command needs too: the sooner QEMU is started, the better.
         # What is wrong here is told by the command that needs a machine.
         with suppress(MbuildError, ValueError, TypeError), span("expect", "step"):
             self._early = self.make()
@@ -116,14 +115,9 @@ class Forerunner:
             if self.request.egress.host_network or outlook.network is not outlook.network.HOST:
                 self._early.expect(outlook, self.cancelled)
 
-    def _joined(self) -> Sandbox | None:
-        if self._starting is not None:
-            self._starting.join()
-        return self._early
-
     def _sandbox(self) -> Sandbox:
         """The one in which a machine waits, or a new one: also for a build that begins anew."""
-        waiting = None if self._given else self._joined()
+        waiting = None if self._given else self._early
         self._given = True
         return _Noting(waiting or self.make(), self._seen)
 
