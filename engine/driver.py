@@ -21,6 +21,7 @@ from engine.context import Context
 from engine.events import BuildEnded, Note, Observer, WarningRaised
 from engine.explain.past import Past, project_of
 from engine.finishing import Finisher
+from engine.forerunner import Forerunner
 from engine.images.reference import Reference
 from engine.images.source import ImageSource
 from engine.layers.times import KEPT, NORMAL
@@ -139,7 +140,8 @@ class Driver:
     def _build(self, request: BuildRequest, exporter: Exporter | None) -> BuildReport:
         begun = time.monotonic()
         check_request(request, can_push=self.push is not None)
-        with closing(self._preparer.caches(request)) as caches:
+        forerunner = Forerunner(self.sandbox, self.store, request, self.cancelled)
+        with closing(self._preparer.caches(request)) as caches, forerunner.ahead() as sandboxes:
             prepared = self._preparer.prepare(request, caches, refuse=True)
             run: set[str] = set()
             restores = 0
@@ -151,7 +153,7 @@ class Driver:
                     _check_misses(prepared.plan)
                 plan = prepared.plan
                 check_secrets(request, plan, self.observer)
-                with self._building(request, prepared) as (build, layers, supply, sandbox):
+                with self._building(request, prepared, sandboxes) as (build, layers, supply, sandbox):
                     try:
                         with span("steps", "phase"):
                             results = build.run(whole=request.attest.sbom or not _only_pushed(request, plan))
@@ -283,7 +285,7 @@ class Driver:
 
     @contextmanager
     def _building(
-        self, request: BuildRequest, prepared: Prepared
+        self, request: BuildRequest, prepared: Prepared, sandboxes: Callable[[], Sandbox] | None = None
     ) -> Iterator[tuple[Build, LayerStore, LayerSupply, Sandbox]]:
         with span("import", "phase"):
             from engine.build import Build
@@ -298,7 +300,7 @@ class Driver:
             times=replace(KEPT, ahead=self.clock_shift) if request.keep_times else NORMAL,
         )
         supply = LayerSupply(self.store, prepared.bases.blobs, layers, prepared.carried, self.cancelled)
-        sandbox = BoundedSandbox(LazySandbox(self.sandbox), Capacity.of_host())
+        sandbox = BoundedSandbox(LazySandbox(sandboxes or self.sandbox), Capacity.of_host())
         with open_agents(request.ssh, prepared.plan.graphs, self.store.folder) as agents:
             build = Build(
                 prepared.plan,

@@ -98,8 +98,13 @@ def _on_top(outlook: Outlook, execution: Execution) -> Sequence[Path]:
     return execution.disks[len(outlook.disks) :]
 
 
+def may_wait(execution: Execution) -> bool:
+    """Whether a machine for such a command can be restored before all is known of it."""
+    return not (execution.ports or layer_disks(execution.disks, execution.mounts) or cache_disks(execution.mounts))
+
+
 def _suits(outlook: Outlook, execution: Execution) -> bool:
-    if execution.ports or layer_disks(execution.disks, execution.mounts) or cache_disks(execution.mounts):
+    if not may_wait(execution):
         return False
     wanted = execution.outlook
     known = len(outlook.disks)

@@ -251,6 +251,7 @@ class QemuHypervisor:
             writable=attachments.writable,
             restrict=attachments.restrict,
             ports=attachments.ports,
+            quiet=not attachments.ports,
         )
         with ExitStack() as stack:
             wires = stack.enter_context(open_wires(attachments.gate)) if attachments.gate is not None else None

@@ -57,7 +57,7 @@ def test_a_command_after_copies_is_made_ready_for_while_they_are_made(workshop: 
     assert [execution.then is not None for execution in workshop.sandbox.executions] == [True, False]
     workshop.sandbox.expected.clear()
     workshop.build(BASE + "COPY a /d\nRUN three\n", jobs=1)
-    workshop.build("FROM base\nRUN alone\n")
+    workshop.build("FROM base\nRUN alone\n")  # of neither is known what it is: other things stand before it
     assert [len(outlook.disks) for outlook in workshop.sandbox.expected] == [2]  # on the copy that is there
 
 

@@ -69,6 +69,14 @@ def test_the_command_line_of_a_restored_machine() -> None:
     assert " ".join(qemu_argv(SPEC)).split() == ARGV.split()
 
 
+def test_a_machine_that_nobody_looks_for_comes_back_quietly() -> None:
+    quiet = qemu_argv(dataclasses.replace(SPEC, quiet=True))
+    assert [word for word in quiet if word not in ARGV.split() and word in quiet[-4:]] == [
+        "-global",
+        "migration.announce-rounds=0",
+    ]
+
+
 def test_a_booting_machine_has_the_same_devices_with_nothing_in_them() -> None:
     restored = qemu_argv(SPEC)
     booting = qemu_argv(dataclasses.replace(SPEC, incoming=False, layers=None, writable=None))
