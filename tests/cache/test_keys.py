@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import pytest
 from hypothesis import given
@@ -71,6 +72,13 @@ def test_a_long_value_counts_as_the_tuple_that_it_is() -> None:
     value: Value = ("a", ("b", 1, None), True)
     assert keys.canonical(keys.Long(value)) == keys.canonical(value)
     assert Record("copy", (("files", (keys.Long(value),)),)).key() == Record("copy", (("files", (value,)),)).key()
+
+
+@given(values, st.sampled_from([0, 3, 999, 1000, 1001, 2500]))
+def test_a_key_is_the_digest_of_the_canonical_bytes(value: Value, times: int) -> None:
+    record = Record("copy", (("files", (value,) * times), ("value", value)))
+    whole = keys.canonical(("mbuild", keys.VERSION, record.operation, record.fields))
+    assert record.key() == f"sha256:{hashlib.sha256(whole).hexdigest()}"
 
 
 def test_a_key_stays_what_it_was() -> None:
