@@ -65,7 +65,7 @@ class Build:
         self._tell = observer
         self._cancelled = cancelled
         self._known = results or Results(store)
-        self._jobs = jobs
+        self._at_once = jobs
         self.provisions = provisions or Provisions()
         self._results = {
             planned.step.id: planned.result or StepResult()
@@ -110,8 +110,7 @@ class Build:
         visible = self._plan.below(goals) if goals else self._plan.by_id.keys()
         goals = goals or self._plan.results
         to_run = self._plan.to_run(goals)
-        missing = {planned.step.id for planned in to_run}
-        if missing:
+        if to_run:
             self._known.look_elsewhere()
         shown = [
             planned
@@ -120,6 +119,20 @@ class Build:
         ]
         self._labels = labels_of(self._plan, shown)
         self._tell(Planned(tuple(self._labels.items())))
+        jobs = self._jobs_for(shown, to_run, goals, whole=whole)
+        try:
+            carry_out(jobs, self._at_once, self._cancelled)
+        finally:
+            self._sandbox.forget()
+        for lost in self._lost.values():
+            raise lost
+        return tuple(self._results[step_id] for step_id in goals)
+
+    def _jobs_for(
+        self, shown: Sequence[PlannedStep], to_run: Sequence[PlannedStep], goals: Sequence[str], *, whole: bool
+    ) -> list[Job]:
+        """What is to be done, in the order of the plan; notes hits on the way."""
+        missing = {planned.step.id for planned in to_run}
         read = {self._plan.root_of(step_id) for step_id in self._sources(to_run)}
         needed = read.union(self._plan.root_of(step_id) for step_id in goals if whole)
         jobs: list[Job] = []
@@ -147,13 +160,7 @@ class Build:
             jobs += [
                 Job(f"layers of {one}", {one, self._plan.root_of(one)}, partial(self._complete, one)) for one in goals
             ]
-        try:
-            carry_out(jobs, self._jobs, self._cancelled)
-        finally:
-            self._sandbox.forget()
-        for lost in self._lost.values():
-            raise lost
-        return tuple(self._results[step_id] for step_id in goals)
+        return jobs
 
     def _note_hit(self, planned: PlannedStep) -> None:
         with self._step_span(planned, "hit"):

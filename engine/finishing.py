@@ -90,25 +90,32 @@ class Finisher:
             from engine.machines.library import Library
 
             Library(self.store).share(images[0].digest, named.digest)
-        outputs = tuple(output for output in request.outputs if output.type is not OutputType.MACHINE)
-        if outputs:
-            with span("import", "phase"):
-                from engine.output.outputs import write_outputs  # with every writer, which most builds have no use for
-
-            write_outputs(
-                outputs,
-                built,
-                request.names,
-                self.store,
-                layers,
-                self.observer,
-                cancelled=self.cancelled,
-                push=self.push,
-                supply=supply,
-                time=request.time,
-                attest=attest,
-            )
+        self._write(request, built, layers, supply, attest)
         return built, "" if attest is None else named.digest
+
+    def _write(
+        self, request: BuildRequest, built: Built, layers: LayerStore, supply: LayerSupply, attest: Attest | None
+    ) -> None:
+        """Write the images where they are wanted; machines are made elsewhere."""
+        outputs = tuple(output for output in request.outputs if output.type is not OutputType.MACHINE)
+        if not outputs:
+            return
+        with span("import", "phase"):
+            from engine.output.outputs import write_outputs  # with every writer, which most builds have no use for
+
+        write_outputs(
+            outputs,
+            built,
+            request.names,
+            self.store,
+            layers,
+            self.observer,
+            cancelled=self.cancelled,
+            push=self.push,
+            supply=supply,
+            time=request.time,
+            attest=attest,
+        )
 
     def _attest(
         self,

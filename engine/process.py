@@ -43,15 +43,17 @@ def spawn(
     cwd: str | os.PathLike[str] | None = None,
     extra_environment: Mapping[str, str] | None = None,
     hint: str = "",
+    new_privileges: bool = True,
 ) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own (a terminal's Ctrl-C is ours to handle) that dies with us.
 
     Raises HostError (`program-missing`) with `hint` when there is no such program. The kernel ties the
-    child's life to the thread that starts it: start long-lived children from a thread that outlives them.
+    child's life to the thread that starts it: start long-lived children from a thread that outlives them. It unties
+    a program that is set-user-ID or set-group-ID; without `new_privileges` these bits count for nothing.
     """
     env = environment(extra_environment)
     return subprocess.Popen(
-        leashed(_place(argv[0], env["PATH"], hint), argv[1:], os.getpid()),
+        leashed(_place(argv[0], env["PATH"], hint), argv[1:], os.getpid(), new_privileges=new_privileges),
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
@@ -62,7 +64,7 @@ def spawn(
     )
 
 
-def leashed(program: str, arguments: Sequence[str], parent: int) -> list[str]:
+def leashed(program: str, arguments: Sequence[str], parent: int, *, new_privileges: bool = True) -> list[str]:
     """The command that makes of a child of `parent` (its pid) that program, to be killed with the thread that
     started it. Where the parent dies before it is so, nothing is run. Raises HostError `program-missing`.
 
@@ -74,7 +76,7 @@ def leashed(program: str, arguments: Sequence[str], parent: int) -> list[str]:
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     core = 0 if hard == 0 else 1
     return [
-        *(setpriv, "--pdeathsig", "KILL", "--"),
+        *(setpriv, "--pdeathsig", "KILL", *(() if new_privileges else ("--no-new-privs",)), "--"),
         *(prlimit, f"--core={core}:{core}"),
         *("/bin/sh", "-c", _IF_CHILD_OF, "sh", str(parent)),
         *(program, *arguments),

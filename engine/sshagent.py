@@ -177,7 +177,8 @@ def _own_agent(keys: Sequence[str], folder: Path) -> Iterator[str]:
     for key in keys:
         _check_key(key)
     # The paths are relative, because the address of a socket is short.
-    agent = process.spawn(["ssh-agent", "-D", "-a", "agent"], cwd=folder, hint=_HINT)
+    # Debian's is set-group-ID: it would outlive us with the keys if we were killed.
+    agent = process.spawn(["ssh-agent", "-D", "-a", "agent"], cwd=folder, hint=_HINT, new_privileges=False)
     with process.running(agent):
         address = folder / "agent"
         deadline = time.monotonic() + _START_SECONDS

@@ -42,29 +42,7 @@ class Parser(argparse.ArgumentParser):
 def add_build_options(parser: argparse.ArgumentParser) -> None:
     """Everything that says what is built: shared by build and plan."""
     add = parser.add_argument
-    add("context", nargs="?", default=".", help="the folder whose files COPY may take (default: this one)")
-    add(
-        "-f",
-        "--file",
-        default="",
-        metavar="FILE",
-        help="the Machinefile (default: Machinefile, then Dockerfile); - reads standard input",
-    )
-    add("--target", default="", metavar="STAGE", help="the stage to build (default: the last)")
-    add(
-        "--build-arg",
-        action="append",
-        default=[],
-        metavar="NAME[=VALUE]",
-        help="give an ARG a value; without one, that of the environment",
-    )
-    add(
-        "--build-context",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a folder, a git repository, docker-image://NAME or oci-layout://PATH:TAG that the file may name",
-    )
+    _add_source_options(parser)
     add_reproducing_options(parser)
     add("--label", action="append", default=[], metavar="NAME=VALUE", help="put a label on the image")
     add(
@@ -96,6 +74,44 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         metavar="default|ID[=SOCKET|KEY[,KEY]]",
         help="an ssh-agent, or keys, that RUN --mount=type=ssh may sign with",
     )
+    _add_cache_options(parser)
+    add_lock_options(parser)
+    add_step_options(parser)
+    add_store_option(parser)
+    add_registry_options(parser)
+
+
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    """The Machinefile, and what it is given."""
+    add = parser.add_argument
+    add("context", nargs="?", default=".", help="the folder whose files COPY may take (default: this one)")
+    add(
+        "-f",
+        "--file",
+        default="",
+        metavar="FILE",
+        help="the Machinefile (default: Machinefile, then Dockerfile); - reads standard input",
+    )
+    add("--target", default="", metavar="STAGE", help="the stage to build (default: the last)")
+    add(
+        "--build-arg",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="give an ARG a value; without one, that of the environment",
+    )
+    add(
+        "--build-context",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a folder, a git repository, docker-image://NAME or oci-layout://PATH:TAG that the file may name",
+    )
+
+
+def _add_cache_options(parser: argparse.ArgumentParser) -> None:
+    """What is looked up, and where."""
+    add = parser.add_argument
     add("--no-cache", action="store_true", help="run every step, whatever the store holds")
     add(
         "--no-cache-filter",
@@ -112,10 +128,6 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         help="look for the results of steps there too: a registry, a folder (type=local,src=), an object store (s3://)",
     )
     add("--pull", action="store_true", help="ask the registry for every base (always done: a name is looked up anew)")
-    add_lock_options(parser)
-    add_step_options(parser)
-    add_store_option(parser)
-    add_registry_options(parser)
 
 
 def add_lock_options(parser: argparse.ArgumentParser) -> None:

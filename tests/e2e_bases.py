@@ -11,7 +11,9 @@ import re
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 BUSYBOX = Path("/bin/busybox")
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1001:Ada:/home/ada:/bin/sh\n"
@@ -48,15 +50,21 @@ def write_busybox_layout(folder: Path, tag: str = "latest") -> None:
     _write_layout(folder, busybox_tar(), tag)
 
 
-def _write_layout(folder: Path, tar: bytes, tag: str) -> None:
+def blobs_of(folder: Path) -> Callable[[bytes, str], dict[str, Any]]:
+    """Begin an OCI layout; gives what puts a blob into it, and returns its descriptor."""
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
 
-    def put(content: bytes, kind: str) -> dict[str, object]:
+    def put(content: bytes, kind: str) -> dict[str, Any]:
         digest = hashlib.sha256(content).hexdigest()
         (blobs / digest).write_bytes(content)
         return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(content)}
 
+    return put
+
+
+def _write_layout(folder: Path, tar: bytes, tag: str) -> None:
+    put = blobs_of(folder)
     layer = put(gzip.compress(tar, mtime=0), "layer.v1.tar+gzip")
     config = {
         "architecture": "amd64",
@@ -79,14 +87,7 @@ def _write_layout(folder: Path, tar: bytes, tag: str) -> None:
 
 def write_layout_for_platforms(folder: Path, architectures: tuple[str, ...], tag: str = "latest") -> None:
     """An OCI layout with an index of one small image an architecture: no programs, a file `arch` that names it."""
-    blobs = folder / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
-
-    def put(content: bytes, kind: str) -> dict[str, object]:
-        digest = hashlib.sha256(content).hexdigest()
-        (blobs / digest).write_bytes(content)
-        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(content)}
-
+    put = blobs_of(folder)
     entries = []
     for architecture in architectures:
         out = io.BytesIO()

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmark import specs
 from benchmark.measure import BenchError
 from benchmark.place import ROOT, push_base
 from benchmark.registry import serving
@@ -24,20 +25,8 @@ from benchmark.registry import serving
 TARGET = 2.0
 """Seconds that the warm job may take at most."""
 FILES = 2000
-TEXT = """\
-FROM {base} AS build
-RUN echo one > /one
-RUN echo two > /two
-COPY src /src
-RUN ls /src | wc -l > /count
-FROM {base}
-WORKDIR /srv
-COPY --from=build /count /srv/count
-COPY --from=build /src /srv/src
-ENV A=b
-RUN cat /srv/count
-CMD ["cat", "/srv/count"]
-"""
+TEXT = specs.TWO_STAGES.replace("COPY blob /blob\n", "")
+"""Without the large file: it would be most of what is sent."""
 
 
 def measure(folder: Path, rounds: int) -> dict[str, object]:
@@ -76,10 +65,8 @@ class _Jobs:
         self._templates.mkdir()
         self._name = base.rpartition("/")[0]
         self._context = folder / "context"
-        (self._context / "src").mkdir(parents=True)
+        specs.write_files(self._context / "src", FILES)
         (self._context / "Machinefile").write_text(TEXT.format(base=base))
-        for number in range(FILES):
-            (self._context / "src" / f"{number}.txt").write_text(f"file {number}\n" * 20)
 
     def run(self) -> tuple[float, dict[str, Any]]:
         """Seconds of the whole command, and what its metadata file says."""
@@ -104,4 +91,4 @@ class _Jobs:
 
     def change(self) -> None:
         """One file becomes another."""
-        (self._context / "src" / "7.txt").write_text("changed\n")
+        (self._context / "src" / "0" / "7.txt").write_text("changed\n")

@@ -11,6 +11,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from e2e_bases import blobs_of
+
 BUSYBOX = Path("/bin/busybox")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 # No more than are needed: buildah's storage copies the base for every build.
@@ -36,14 +38,7 @@ _RICH = {
 
 def write_plain(folder: Path) -> None:
     """An OCI layout with the tag `latest`: busybox, users, and some things for a COPY to meet."""
-    blobs = folder / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
-
-    def blob(data: bytes, media_type: str) -> dict[str, Any]:
-        digest = hashlib.sha256(data).hexdigest()
-        (blobs / digest).write_bytes(data)
-        return {"mediaType": f"application/vnd.oci.image.{media_type}", "digest": f"sha256:{digest}", "size": len(data)}
-
+    blob = blobs_of(folder)
     tar = _root()
     manifest = {
         "schemaVersion": 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from machinefile.errors import HostError
 _BEARER = """
 import sys, time
 from engine import process
-child = process.spawn(["sleep", "300"], stdout=sys.stdout.fileno())
+child = process.spawn([sys.argv[1], "300"], stdout=sys.stdout.fileno(), new_privileges=False)
 print(child.pid, flush=True)
 time.sleep(300)
 """
@@ -36,11 +37,22 @@ def test_a_program_is_started_without_a_copy_of_this_process() -> None:
     assert (done.stdout, done.stderr) == ("ran\n", "")
 
 
-def test_a_program_dies_with_who_started_it() -> None:
-    with subprocess.Popen([sys.executable, "-c", _BEARER], stdout=subprocess.PIPE) as bearer:
+@pytest.mark.parametrize("set_group", [False, True], ids=["plain", "set-group-ID"])
+def test_a_program_dies_with_who_started_it(tmp_path: Path, set_group: bool) -> None:
+    program = tmp_path / "sleep"
+    shutil.copy(process.find("sleep") or "sleep", program)
+    if set_group:
+        if os.getuid() == 0:
+            os.chown(program, 0, 65534)
+        elif not os.getgroups():
+            pytest.skip("an ordinary user has no other group to give it to")
+        else:
+            os.chown(program, -1, os.getgroups()[0])
+        program.chmod(0o2755)
+    with subprocess.Popen([sys.executable, "-c", _BEARER, program], stdout=subprocess.PIPE) as bearer:
         assert bearer.stdout is not None
         child = int(bearer.stdout.readline())
-        assert wait_until(lambda: _argv(child)[:1] == [process.find("sleep")])
+        assert wait_until(lambda: _argv(child)[:1] == [str(program)])
         bearer.kill()
         assert wait_until(lambda: not _argv(child))
         assert bearer.stdout.read() == b"", "nobody has the other end any more"
