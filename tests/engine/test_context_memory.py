@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
@@ -314,3 +315,19 @@ def test_a_file_that_was_remembered_may_not_change_while_it_is_built(
     with pytest.raises(MachinefileError) as caught:
         workshop.build("FROM base\nRUN write a b\nCOPY f /f\n")
     assert caught.value.code == "context-changed"
+
+
+def test_the_store_tells_each_digest_once_and_the_context_keeps_it(place: Place) -> None:
+    for name in ("a", "b"):
+        (place.root / name).write_text(name)
+    place.hash()
+    context = Context(place.root, IgnoreRules(), known := place.digests())
+    context.children("")
+    first = [context.digest(name) for name in ("a", "b", "a")]
+    assert first == [hashlib.sha256(name.encode()).hexdigest() for name in ("a", "b", "a")]
+    assert known.take(contexts.stamp_of((place.root / "a").stat())) is None
+    (place.root / "a").write_text("c")
+    with pytest.raises(MachinefileError) as caught:
+        context.check("a")
+    assert caught.value.code == "context-changed"
+    context.check("b")

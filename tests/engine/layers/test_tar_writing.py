@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import tarfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -189,3 +190,12 @@ def test_gnu_tar_reads_what_was_written() -> None:
     assert any(line.startswith("-rwsr-xr-x 0/0") and line.endswith("usr/bin/ping") for line in lines)
     assert any("3000000000/2097152" in line for line in lines)
     assert any(line.endswith("usr/bin/ping6 link to usr/bin/ping") for line in lines)
+
+
+@pytest.mark.parametrize("there", [0, 4, 6, 70_000])
+def test_a_file_of_the_host_that_is_not_as_long_as_it_was_is_refused(tmp_path: Path, there: int) -> None:
+    (tmp_path / "file").write_bytes(b"x" * there)
+    copied = Item(Entry("file", EntryType.FILE, size=5), lambda: io.FileIO(tmp_path / "file"))
+    with pytest.raises(HostError) as caught:
+        write_layer([copied], io.BytesIO())
+    assert caught.value.code == "content-changed"
