@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,11 +19,10 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.files import store_errors, write_atomically
 from cache.spans import span
 from cache.store import Store
 from engine.explain.past import project_of
-from machinefile.errors import MbuildError, StoreError
+from machinefile.errors import MbuildError
 from machinefile.values import dataclass
 
 if TYPE_CHECKING:
@@ -132,12 +132,15 @@ class Forerunner:
             note = replace(note, outlook=outlook, place=first, before=_digest(texts[:first]))
         if note == known:
             return
-        with suppress(StoreError), store_errors("remembering what a build ran"):
-            path.parent.mkdir(exist_ok=True)
-            body = json.dumps(
-                [_VERSION, note.runs, note.outlook, note.place, note.before], separators=(",", ":")
-            ).encode()
-            write_atomically(path, body, self.store.temporary)
+        body = json.dumps([_VERSION, note.runs, note.outlook, note.place, note.before], separators=(",", ":"))
+        new = self.store.temporary / f"{path.name}.{os.urandom(6).hex()}"
+        with suppress(OSError):
+            try:
+                path.parent.mkdir(exist_ok=True)
+                new.write_text(body)
+                new.replace(path)  # no disk is waited for: a note that a crash cuts short says nothing
+            finally:
+                new.unlink(missing_ok=True)
 
 
 @dataclass
