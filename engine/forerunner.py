@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -133,14 +132,9 @@ class Forerunner:
         if note == known:
             return
         body = json.dumps([_VERSION, note.runs, note.outlook, note.place, note.before], separators=(",", ":"))
-        new = self.store.temporary / f"{path.name}.{os.urandom(6).hex()}"
         with suppress(OSError):
-            try:
-                path.parent.mkdir(exist_ok=True)
-                new.write_text(body)
-                new.replace(path)  # no disk is waited for: a note that a crash cuts short says nothing
-            finally:
-                new.unlink(missing_ok=True)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(body)  # no disk is waited for: a note that is cut short says nothing
 
 
 @dataclass
