@@ -18,11 +18,10 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.files import store_errors, write_atomically
 from cache.spans import span
 from cache.store import Store
 from engine.explain.past import project_of
-from machinefile.errors import MbuildError, StoreError
+from machinefile.errors import MbuildError
 from machinefile.values import dataclass
 
 if TYPE_CHECKING:
@@ -132,12 +131,10 @@ class Forerunner:
             note = replace(note, outlook=outlook, place=first, before=_digest(texts[:first]))
         if note == known:
             return
-        with suppress(StoreError), store_errors("remembering what a build ran"):
+        body = json.dumps([_VERSION, note.runs, note.outlook, note.place, note.before], separators=(",", ":"))
+        with suppress(OSError):
             path.parent.mkdir(exist_ok=True)
-            body = json.dumps(
-                [_VERSION, note.runs, note.outlook, note.place, note.before], separators=(",", ":")
-            ).encode()
-            write_atomically(path, body, self.store.temporary)
+            path.write_text(body)  # no disk is waited for: a note that is cut short says nothing
 
 
 @dataclass

@@ -121,23 +121,6 @@ def first_seed() -> Command:
     return command(Op.RESEED, seed())
 
 
-def set_stage() -> list[Command]:
-    """Makes a root of the agent's own files, for `rehearsal`."""
-    row = [command(Op.BIND, "/", "", ROOT)]
-    row += [command(Op.BIND, source, ROOT, target) for source, target in (("/dev-root", "/dev"), ("/sys", "/sys"))]
-    return row
-
-
-def rehearsal() -> Command:
-    """Starts the agent's own program as a step's command is started."""
-    return spawn(Execution((), ("/init", "probe"), ()))
-
-
-def clear_stage() -> list[Command]:
-    """Takes the root away again."""
-    return [command(Op.UNMOUNT, "", ROOT, DETACH)]
-
-
 def refresh(seed: bytes, now_ns: int) -> list[Command]:
     """Makes a restored machine differ from its siblings; before anything else in it."""
     return [

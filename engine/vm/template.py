@@ -171,7 +171,6 @@ class TemplateMaker:
             channel.call([command(Op.HELLO)], new.accelerator.boot_timeout)
             before = _clock(channel)
             channel.call([guest.first_seed(), *guest.prepare([module_name(path) for path in self.kernel.modules])], 30)
-            _rehearse(channel)
             if new.accelerator is Accelerator.TCG:
                 time.sleep(max(0.0, _CLOCK_SPAN - (time.monotonic() - before[0])))
                 after = _clock(channel)
@@ -226,15 +225,6 @@ def _run_probe(channel: Channel) -> None:
     channel.collect(posted, _RESTORE_TIMEOUT)
     if channel.wait_exit(posted[0][0]) != guest.PROBE_STATUS:
         raise ProtocolError("a program run in it ended wrongly")
-
-
-def _rehearse(channel: Channel) -> None:
-    """Start a process as a step's are started: what the kernel makes ready for the first of a kind stays ready."""
-    channel.call(guest.set_stage(), 30)
-    posted = channel.post([guest.rehearsal()])
-    channel.collect(posted, 30)
-    channel.wait_exit(posted[0][0], 30)
-    channel.call(guest.clear_stage(), 30)
 
 
 def greet(channel: Channel, timeout: float) -> None:
