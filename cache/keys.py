@@ -35,6 +35,9 @@ guest shows to a step, in what COPY does. Every key changes then, and old result
 _MANY = 1000
 """Values in a tuple: more are many and short, not few of which one is long, and are put together so many at a time."""
 
+_SHORT = 1 << 12
+"""Characters of a pair whose bytes are remembered."""
+
 Value = str | int | bool | None | tuple["Value", ...]
 
 
@@ -98,7 +101,7 @@ def _part(value: Value) -> bytes:
     # A RUN has the whole environment, of which those before it had all but a little. What is merely equal to a text
     # has other bytes.
     if type(value) is tuple and len(value) == 2 and type(value[0]) is str and type(value[1]) is str:
-        return _pair(value)
+        return _pair(value) if len(value[0]) + len(value[1]) <= _SHORT else canonical(value)
     return canonical(value)
 
 
