@@ -22,7 +22,7 @@ class ShowVersion(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """Called by argparse: prints it and exits."""
-        from engine.attest.version import mbuild_version
+        from engine.attest.version import VERSION
 
-        print(f"{parser.prog} {mbuild_version()}")
+        print(f"{parser.prog} {VERSION}")
         parser.exit()

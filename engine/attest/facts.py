@@ -40,7 +40,7 @@ class BuildFacts:
 
     def versions(self) -> Pairs:
         """Of mbuild, and of what ran steps. Raises HostError."""
-        from engine.attest.version import mbuild_version
+        from engine.attest.version import VERSION
 
-        own = (("mbuild", mbuild_version()),)
+        own = (("mbuild", VERSION),)
         return own if self.machines is None else (*own, *self.machines())

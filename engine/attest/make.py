@@ -14,7 +14,7 @@ from engine.attest.provenance import reduced, written_as
 from engine.attest.spdx import document
 from engine.attest.spec import AttestSpec
 from engine.attest.statement import PROVENANCE_TYPE, SPDX_TYPE, Predicate, Statement, subjects_of
-from engine.attest.version import mbuild_version
+from engine.attest.version import VERSION
 from engine.images.config import parse_configuration
 from engine.images.descriptor import Descriptor
 from engine.images.reference import Reference
@@ -89,7 +89,7 @@ class Attester:
             name = Reference.parse(names[0]).short if names else "image"
             found = self._packages(image.layers)
             created = parse_configuration(self._store.blobs.read(image.config.digest)).created
-            listed = document(found, name=name, digest=digest, created=created, tool=f"mbuild-{mbuild_version()}")
+            listed = document(found, name=name, digest=digest, created=created, tool=f"mbuild-{VERSION}")
             statements.append(Statement(SPDX_TYPE, listed, subjects))
         return attestation(image.line, statements, self._signer, self._store)
 

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
-
-def mbuild_version() -> str:
-    """Of this mbuild."""
-    try:
-        return version("machinefile")
-    except PackageNotFoundError:
-        return "unknown"
+VERSION = "0.1.0"
+"""Of the package too: the build reads it here. Asking what is installed takes longer than all else that is told of a
+build (importlib.metadata, and the parser of e-mails with it)."""

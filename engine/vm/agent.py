@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from pathlib import Path
 
 from machinefile.errors import HostError
@@ -14,8 +13,8 @@ def agent_path(machine: str = "x86_64") -> Path:
     Raises HostError `agent-missing`.
     """
     name = f"mbuild-agent-{machine}"
-    found = importlib.resources.files("engine.vm").joinpath("agent", name)
-    if not isinstance(found, Path) or not found.is_file():
+    found = Path(__file__).parent / "agent" / name
+    if not found.is_file():
         raise HostError(
             f"this installation of mbuild lacks its guest agent ({name})",
             code="agent-missing",

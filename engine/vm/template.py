@@ -13,7 +13,6 @@ A finished folder is never changed.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
@@ -317,6 +316,8 @@ _PIECE = 1 << 16
 
 def dig_holes(path: Path) -> None:
     """Give back the blocks of a file that hold only zeros, where its file system can. Raises OSError."""
+    import ctypes  # for whoever makes a template
+
     libc = ctypes.CDLL(None, use_errno=True)
     zeros = bytes(_PIECE)
     with path.open("r+b") as file:
