@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
+from importlib.metadata import version
 
 import pytest
 
@@ -12,8 +11,7 @@ from mbuild.__main__ import main
 
 @pytest.mark.parametrize("arguments", [["--version"], ["build", "--version"], [".", "--version"]], ids=" ".join)
 def test_it_is_that_of_the_project(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 0
-    assert capsys.readouterr() == (f"mbuild {project['version']}\n", "")
+    assert capsys.readouterr() == (f"mbuild {version('machinefile')}\n", "")
