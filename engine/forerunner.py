@@ -39,7 +39,7 @@ _MOST_RUNS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class Remembered:
     """What is remembered of a Machinefile."""
 
     runs: tuple[str, ...] = ()
@@ -78,26 +78,26 @@ class Forerunner:
         """Begin, if there is reason to; gives what makes the build's sandbox. What waits is ended in the end."""
         texts = _texts(self.request)
         path = self.store.root / "contexts" / f"{_name(self.request)}.ahead"
-        known = _read(path) if any(text.is_run for text in texts) else Note()
+        known = _read(path) if any(text.is_run for text in texts) else Remembered()
         first = self._first(known, texts)
-        if first == known.place and _digest(texts[:first]) == known.before:
-            self._begin(known)
         try:
+            if first == known.place and _digest(texts[:first]) == known.before:
+                self._begin(known)
             yield self._sandbox
             self._keep(path, known, texts)
         finally:
             if self._early is not None:
                 self._early.forget()
 
-    def _first(self, known: Note, texts: Sequence[Text]) -> int | None:
+    def _first(self, known: Remembered, texts: Sequence[Text]) -> int | None:
         """The place of the first RUN that has to run, as far as that is known."""
         new = (place for place, text in enumerate(texts) if text.is_run and not self._is_known(known, text))
         return next(new, None)
 
-    def _is_known(self, known: Note, text: Text) -> bool:
+    def _is_known(self, known: Remembered, text: Text) -> bool:
         return self.request.cache.use and text.digest in known.runs
 
-    def _begin(self, known: Note) -> None:
+    def _begin(self, known: Remembered) -> None:
         if not known.outlook or self.request.fail_on_miss:
             return
         disks = tuple(self.store.root / "disks" / str(name) for name in _list(known.outlook[0]))
@@ -120,7 +120,7 @@ class Forerunner:
         self._given = True
         return _Noting(waiting or self.make(), self._seen)
 
-    def _keep(self, path: Path, known: Note, texts: Sequence[Text]) -> None:
+    def _keep(self, path: Path, known: Remembered, texts: Sequence[Text]) -> None:
         """Remember what this build came to; what cannot be written is not known the next time."""
         runs = tuple(text.digest for text in texts if text.is_run)
         first = self._first(known, texts)
@@ -185,17 +185,17 @@ def _digest(texts: Sequence[Text]) -> str:
     return hashlib.sha256("".join(text.digest for text in texts).encode()).hexdigest()
 
 
-def _read(path: Path) -> Note:
+def _read(path: Path) -> Remembered:
     """What is remembered; nothing where there is nothing, or what this mbuild cannot read."""
     try:
         with path.open("rb") as file:
             value = json.loads(file.read(_MOST_BYTES))
     except (OSError, ValueError, RecursionError):
-        return Note()
+        return Remembered()
     match value:
         case [1, list(runs), list(outlook), int(place), str(before)] if all(isinstance(run, str) for run in runs):
-            return Note(tuple(runs), tuple(outlook), max(place, 0), before)
-    return Note()
+            return Remembered(tuple(runs), tuple(outlook), max(place, 0), before)
+    return Remembered()
 
 
 def _list(value: object) -> list[object]:

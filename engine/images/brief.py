@@ -10,17 +10,18 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from engine.images.failures import broken, unreachable
-from engine.images.policy import RegistrySettings, TransferPolicy, is_loopback
+from engine.images.policy import RegistrySettings, TransferPolicy, Trust, is_loopback
 from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from email.message import Message
     from http.client import HTTPConnection, HTTPResponse
+    from ssl import SSLContext
 
 MAX_SENT = 1 << 15
 """Bytes of a brief request's body."""
@@ -132,6 +133,7 @@ class BriefClient:
         self._policy = policy
         self._lock = threading.Lock()
         self._idle: dict[tuple[bool, str, int], HTTPConnection] = {}
+        self._contexts: dict[Trust, SSLContext] = {}
 
     def close(self) -> None:
         """Close the connections that are kept."""
@@ -159,7 +161,8 @@ class BriefClient:
     def exchange(
         self, method: str, address: BriefAddress, headers: Mapping[str, str], content: bytes | None, patience: float
     ) -> Iterator[BriefAnswer]:
-        """Send a request; the answer's body is not read yet. `patience` is how long, in seconds, nothing may come.
+        """Send a request; the answer's body is not read yet. `patience` is how long, in seconds, nothing may come; the
+        whole exchange may take that and the policy's `small_deadline`, also where there always comes a little.
 
         Raises TransferError (`registry-unreachable`, `registry-untrusted-certificate`, `registry-unauthorized`),
         UsageError (`registry-config-invalid`), RetryableError.
@@ -168,11 +171,16 @@ class BriefClient:
 
         connection = self._take(address)
         keep = False
+        end = threading.Timer(patience + self._policy.small_deadline, _hang_up, (connection,))
+        end.daemon = True
         try:
+            end.start()
             try:
                 connection.sock.settimeout(patience)
                 connection.request(method, address.target, body=content, headers=dict(headers))
                 response = connection.getresponse()
+                if end.finished.is_set():  # headers that are cut count as whole ones there
+                    raise TimeoutError("it did not answer in time")
             except (OSError, HTTPException) as error:
                 raise broken(address.host, error) from error
             yield BriefAnswer(response.status, BriefHeaders(response.headers), address, response)
@@ -180,6 +188,7 @@ class BriefClient:
                 response.read()  # nothing, but only then does it give its connection back
             keep = response.isclosed() and not response.will_close
         finally:
+            end.cancel()
             self._give_back(address, connection, keep=keep)
 
     def _take(self, address: BriefAddress) -> HTTPConnection:
@@ -207,8 +216,10 @@ class BriefClient:
 
         host = f"[{address.host}]" if ":" in address.host else address.host
         trust = self._settings.trust(host if address.port == 443 else f"{host}:{address.port}")
-        context = tls.context(trust, http2=False)
-        return HTTPSConnection(address.host, address.port, timeout=patience, context=context)
+        with self._lock:
+            if trust not in self._contexts:
+                self._contexts[trust] = tls.context(trust, http2=False)
+        return HTTPSConnection(address.host, address.port, timeout=patience, context=self._contexts[trust])
 
     def _give_back(self, address: BriefAddress, connection: HTTPConnection, *, keep: bool) -> None:
         with self._lock:
@@ -216,6 +227,15 @@ class BriefClient:
                 self._idle[_origin(address)] = connection
                 return
         connection.close()
+
+
+def _hang_up(connection: HTTPConnection) -> None:
+    """Ends what another thread waits for: it finds the connection closed."""
+    import socket
+
+    with suppress(OSError):
+        # Not TLS's own: that one would have the other thread go on in the clear.
+        socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
 
 def _origin(address: BriefAddress) -> tuple[bool, str, int]:

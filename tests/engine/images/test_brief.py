@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 from engine.images.brief import BriefClient
 from engine.images.policy import RegistrySettings, TransferPolicy
 from engine.images.reference import Reference
+from engine.images.retry import RetryableError
 
 BUILD = """
 import json, sys
@@ -108,6 +112,34 @@ def test_a_token_that_is_cut_is_asked_for_again(fault_server, image, reply, new_
     fault_server.on("/token", [reply(200, token.body, cut=len(token.body) - 2), token])
     assert new_client().resolve(tool(fault_server)).digest == image.digest
     assert len(fault_server.paths()) == 2
+
+
+@pytest.mark.parametrize("endless", [b"HTTP/1.1 100 Continue\r\n\r\n", b"a"], ids=["interim answers", "a line"])
+def test_an_answer_that_never_begins_is_given_up(endless: bytes) -> None:
+    """There always comes something, so that no wait for a single byte is too long."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection, suppress(OSError):
+                connection.sendall(b"" if endless.startswith(b"HTTP") else b"HTTP/1.1 200 ")
+                while not over.wait(0.005):
+                    connection.sendall(endless)
+
+        over, thread = threading.Event(), threading.Thread(target=serve)
+        thread.start()
+        impatient = BriefClient(RegistrySettings(), TransferPolicy(small_deadline=0.2))
+        address = impatient.address(f"http://127.0.0.1:{listening.getsockname()[1]}/")
+        assert address is not None
+        try:
+            with (
+                pytest.raises(RetryableError, match=r"the connection to 127\.0\.0\.1 broke"),
+                impatient.exchange("HEAD", address, {}, None, 0.1),
+            ):
+                pytest.fail("it has not answered")
+        finally:
+            over.set()
+            thread.join(10)
 
 
 def test_several_headers_of_one_name_are_all_seen(fault_server, reply, brief) -> None:

@@ -68,8 +68,10 @@ def _scanner(lexer: Any) -> list[object]:
     scanner = lexer.scanner
     others: dict[str, dict[str, str]] = {}
     for kind, callback in lexer.callback.items():
-        assert isinstance(callback, UnlessCallback)
-        assert all(isinstance(one.pattern, PatternStr) for one in callback.scanner.terminals)
+        if not isinstance(callback, UnlessCallback):
+            raise TypeError(f"{kind} has a callback of its own")
+        if not all(isinstance(one.pattern, PatternStr) for one in callback.scanner.terminals):
+            raise TypeError(f"{kind} gives way to more than texts")
         others[kind] = {one.pattern.value: one.name for one in callback.scanner.terminals}
     return [[one.name for one in scanner.terminals], others]
 
