@@ -21,7 +21,9 @@ from machinefile.values import dataclass
 if TYPE_CHECKING:
     from email.message import Message
     from http.client import HTTPConnection, HTTPResponse
+    from socket import socket
     from ssl import SSLContext
+    from threading import Event
 
 MAX_SENT = 1 << 15
 """Bytes of a brief request's body."""
@@ -110,6 +112,8 @@ class BriefAnswer:
     headers: BriefHeaders
     url: BriefAddress
     response: HTTPResponse
+    late: Event
+    """Set before the connection is ended here: an end that comes then is not the registry's."""
 
     def iter_raw(self) -> Iterator[bytes]:
         """See Answer. Raises TransferError and RetryableError."""
@@ -121,6 +125,7 @@ class BriefAnswer:
                 yield part
             if self.response.length:  # of which read1 says nothing
                 raise IncompleteRead(b"", self.response.length)
+            _check(self.late)
         except (OSError, HTTPException) as error:
             raise broken(self.url.host, error) from error
 
@@ -171,7 +176,9 @@ class BriefClient:
 
         connection = self._take(address)
         keep = False
-        end = threading.Timer(patience + self._policy.small_deadline, _hang_up, (connection,))
+        late = threading.Event()  # not the timer's own, which it sets when the connection has long been ended
+        # The socket itself: the client lets go of it where the answer's end is the connection's.
+        end = threading.Timer(patience + self._policy.small_deadline, _hang_up, (connection.sock, late))
         end.daemon = True
         try:
             end.start()
@@ -179,17 +186,16 @@ class BriefClient:
                 connection.sock.settimeout(patience)
                 connection.request(method, address.target, body=content, headers=dict(headers))
                 response = connection.getresponse()
-                if end.finished.is_set():  # headers that are cut count as whole ones there
-                    raise TimeoutError("it did not answer in time")
+                _check(late)
             except (OSError, HTTPException) as error:
                 raise broken(address.host, error) from error
-            yield BriefAnswer(response.status, BriefHeaders(response.headers), address, response)
+            yield BriefAnswer(response.status, BriefHeaders(response.headers), address, response, late)
             if not response.length and not response.chunked:
                 response.read()  # nothing, but only then does it give its connection back
             keep = response.isclosed() and not response.will_close
         finally:
             end.cancel()
-            self._give_back(address, connection, keep=keep)
+            self._give_back(address, connection, keep=keep and not late.is_set())
 
     def _take(self, address: BriefAddress) -> HTTPConnection:
         with self._lock:
@@ -229,13 +235,23 @@ class BriefClient:
         connection.close()
 
 
-def _hang_up(connection: HTTPConnection) -> None:
-    """Ends what another thread waits for: it finds the connection closed."""
-    import socket
+def _check(late: Event) -> None:
+    """To http.client a connection's end is the end of headers, and of a body without a length: neither is whole then.
 
+    Raises TimeoutError.
+    """
+    if late.is_set():
+        raise TimeoutError("it did not answer in time")
+
+
+def _hang_up(connection: socket, late: Event) -> None:
+    """Ends what another thread waits for: it finds the connection closed."""
+    from socket import SHUT_RDWR, socket
+
+    late.set()
     with suppress(OSError):
         # Not TLS's own: that one would have the other thread go on in the clear.
-        socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+        socket.shutdown(connection, SHUT_RDWR)
 
 
 def _origin(address: BriefAddress) -> tuple[bool, str, int]:

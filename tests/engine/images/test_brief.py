@@ -8,12 +8,15 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.images import brief as brief_requests
 from engine.images.brief import BriefClient
 from engine.images.policy import RegistrySettings, TransferPolicy
 from engine.images.reference import Reference
@@ -114,32 +117,70 @@ def test_a_token_that_is_cut_is_asked_for_again(fault_server, image, reply, new_
     assert len(fault_server.paths()) == 2
 
 
-@pytest.mark.parametrize("endless", [b"HTTP/1.1 100 Continue\r\n\r\n", b"a"], ids=["interim answers", "a line"])
-def test_an_answer_that_never_begins_is_given_up(endless: bytes) -> None:
-    """There always comes something, so that no wait for a single byte is too long."""
+@pytest.fixture
+def slow_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waited goes on before the thread that ended the wait does."""
+
+    def end(*arguments: Any) -> None:
+        hang_up(*arguments)
+        time.sleep(0.2)
+
+    hang_up = brief_requests._hang_up
+    monkeypatch.setattr(brief_requests, "_hang_up", end)
+
+
+@contextmanager
+def endless_server(begins: bytes, goes_on: bytes) -> Iterator[str]:
+    """Its answer never ends. The address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
             connection, _ = listening.accept()
             with connection, suppress(OSError):
-                connection.sendall(b"" if endless.startswith(b"HTTP") else b"HTTP/1.1 200 ")
+                connection.sendall(begins)
                 while not over.wait(0.005):
-                    connection.sendall(endless)
+                    connection.sendall(goes_on)
 
         over, thread = threading.Event(), threading.Thread(target=serve)
         thread.start()
-        impatient = BriefClient(RegistrySettings(), TransferPolicy(small_deadline=0.2))
-        address = impatient.address(f"http://127.0.0.1:{listening.getsockname()[1]}/")
-        assert address is not None
         try:
-            with (
-                pytest.raises(RetryableError, match=r"the connection to 127\.0\.0\.1 broke"),
-                impatient.exchange("HEAD", address, {}, None, 0.1),
-            ):
-                pytest.fail("it has not answered")
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
         finally:
             over.set()
             thread.join(10)
+
+
+@pytest.mark.usefixtures("slow_to_end")
+@pytest.mark.parametrize(
+    ("begins", "goes_on"),
+    [(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), (b"HTTP/1.1 200 ", b"a"), (b"HTTP/1.1 200 OK\r\nX: ", b"a")],
+    ids=["interim answers", "a line", "a header"],
+)
+def test_an_answer_that_never_begins_is_given_up(begins: bytes, goes_on: bytes) -> None:
+    """There always comes something, so that no wait for a single byte is too long."""
+    impatient = BriefClient(RegistrySettings(), TransferPolicy(small_deadline=0.2))
+    with (
+        endless_server(begins, goes_on) as url,
+        pytest.raises(RetryableError, match=r"the connection to 127\.0\.0\.1 broke"),
+        impatient.exchange("HEAD", impatient.address(url), {}, None, 0.1),
+    ):
+        pytest.fail("it has not answered")
+
+
+@pytest.mark.usefixtures("slow_to_end")
+@pytest.mark.parametrize(
+    ("headers", "goes_on"), [(b"", b"a"), (b"Transfer-Encoding: chunked\r\n", b"1\r\na\r\n")], ids=["plain", "chunked"]
+)
+def test_a_body_without_a_length_that_never_ends_is_given_up(headers: bytes, goes_on: bytes) -> None:
+    """The end of the connection would be a body's sound end, had the registry ended it."""
+    impatient = BriefClient(RegistrySettings(), TransferPolicy(small_deadline=0.2))
+    with (
+        endless_server(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n", goes_on) as url,
+        impatient.exchange("GET", impatient.address(url), {}, None, 0.1) as answer,
+        pytest.raises(RetryableError, match=r"the connection to 127\.0\.0\.1 broke"),
+    ):
+        for _ in answer.iter_raw():
+            pass
 
 
 def test_several_headers_of_one_name_are_all_seen(fault_server, reply, brief) -> None:
