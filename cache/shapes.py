@@ -71,6 +71,6 @@ def _is_remote(value: object) -> bool:
 
 def _is_seal(value: object) -> bool:
     match value:
-        case [int(), int(), int(), int(), str()]:
+        case [int(), int(), int(), int(), str()] | [int(), int(), int(), int(), str(), str()]:
             return True
     return False

@@ -19,6 +19,7 @@ from cache.names import Names
 from cache.records import pack
 from cache.results import KnownSteps, StepResult
 from cache.seals import Seals
+from cache.settling import Settling
 from cache.spans import span
 from cache.uses import Uses
 from cache.versions import settle
@@ -100,14 +101,17 @@ class Store:
         """How results are written into the index, and read."""
         self.seals = Seals(self.root, self.index)
         """Which files are known to be right."""
+        self.settling = Settling(self.seals)
+        """What is still to be flushed."""
         self.blobs = BlobStore(self.root, self.temporary, self.seals)
         self.names = Names(self.root, self.root / "locks", self.temporary)
 
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
         with span("close the store", "phase"):
+            self.settling.close(wait=kind is None)
             self.index.close()
             self._workspace.close()
 

@@ -167,26 +167,27 @@ class LayerStore:
 
         from engine.layers.disk import beginning_disk, disk_path
 
-        settled: list[Future[str]] = []
+        completed: list[Future[None]] = []
         with beginning_disk(self._disk_folder, self._store.temporary) as disk, ThreadPoolExecutor(1) as meanwhile:
 
             def with_disk(out: Sink, *, digest: Callable[[], str]) -> WrittenLayer:
                 written = write(out, digest=digest, beside=disk)
                 # The disk is completed while the blob is flushed.
-                settled.append(meanwhile.submit(_completed, disk, written.index, below))
+                completed.append(meanwhile.submit(_complete, disk, written.index, below))
                 return written
 
             written = self._write_blob(with_disk)
             layer = _layer_of(written)
-            self._place(disk, settled[0].result(), disk_path(self._disk_folder, written.index, below), layer)
+            completed[0].result()
+            self._place(disk, disk_path(self._disk_folder, written.index, below), layer)
         return layer
 
-    def _place(self, disk: SquashfsWriter, digest: str, path: Path, layer: Layer) -> None:
+    def _place(self, disk: SquashfsWriter, path: Path, layer: Layer) -> None:
         """Put a new disk where `_disk` looks for it, unless there is a sound one."""
         with self._store.lock(f"layer {layer.diff_id}", cancelled=self._cancelled):
             if not self._is_sound(path):
                 disk.publish(path)
-                self._tell_disk(path, layer, digest)
+                self._tell_disk(path, layer)
 
     def _write_blob(self, write: Writing) -> WrittenLayer:
         """The blob is hashed and written in a thread of its own, while what is in it is read; while it is flushed, what
@@ -252,25 +253,26 @@ class LayerStore:
             self._tell_disk(path, layer)
         return path
 
-    def _tell_disk(self, path: Path, layer: Layer, digest: str = "") -> None:
+    def _tell_disk(self, path: Path, layer: Layer) -> None:
         """Remember that a disk is right as it is now, and which layer it holds: its name says neither."""
         self._store.index.put(Kind.DISK, path.name, layer.diff_id)
-        with store_errors("reading a layer's disk"):
-            self._store.seals.put(path, digest or file_digest(path))
+        self._store.settling.begin(path)
 
     def _is_sound(self, disk: Path) -> bool:
         """Whether a disk is there as it was made; if so, it stays for as long as this process lives. It is read only
         if it was touched since that was last known; of one of which nothing is known a new one is made."""
-        seals = self._store.seals
-        if self._store.uses.find(disk) is None:
+        store = self._store
+        if store.uses.find(disk) is None:
             return False
-        if seals.holds(disk):
+        if (seal := store.seals.find(disk)) is not None:
+            if seal.boot:  # who made it did not come to the end of flushing it
+                store.settling.begin(disk, seal.digest)
             return True
-        known = seals.digest(disk)
+        known = store.seals.digest(disk)
         with store_errors("reading a layer's disk"):
             if not known or not disk.is_file() or file_digest(disk) != known:
                 return False
-        seals.put(disk, known)
+        store.settling.begin(disk, known)
         return True
 
     def _load(self, diff_id: str) -> LayerIndex | None:
@@ -307,10 +309,7 @@ def _finished(out: Conveyor, blob: BlobWriter) -> str:
     return blob.digest
 
 
-def _completed(disk: SquashfsWriter, index: LayerIndex, below: RootView) -> str:
-    """Add to a disk what is beside files; gives its digest when it lasts."""
+def _complete(disk: SquashfsWriter, index: LayerIndex, below: RootView) -> None:
+    """Add to a disk what is beside files."""
     disk.add_others(index, below.implied(index))
     disk.finish()
-    digest = disk.digest()  # while the kernel writes it
-    disk.settle()
-    return digest

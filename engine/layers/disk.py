@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from cache.files import publish
-from cache.writeback import Writeback
 from engine import process
 from engine.layers.compression import Source, decompress
 from engine.layers.conveyor import Conveyor, Piece
@@ -100,7 +99,7 @@ def prepare_layer(
     The disk goes to `disk_path(folder, index, below)`; without a folder none is made. `below` is what the layer is
     laid on, nothing when not given. `scratch` is where the disk is while it is half made, on the same file system as
     `folder`, which it is when not given. A layer that holds a file twice takes a second pass: `blob` must be
-    seekable. On any error nothing is left behind.
+    seekable. The disk is not flushed. On any error nothing is left behind.
     Raises UntrustedDataError: `diff-id-mismatch`, `layer-...`; HostError: `program-missing`, `disk-failed`,
     `disk-full`.
     """
@@ -113,7 +112,8 @@ def prepare_layer(
         destination = folder / f"{disk_id(index.diff_id, implied)}.squashfs"
         if not repeated:
             disk.add_others(index, implied)
-            disk.commit(destination)
+            disk.finish()
+            disk.publish(destination)
             return PreparedLayer(index, destination)
     blob.seek(0)
     return PreparedLayer(index, make_disk(blob, folder, index=index, below=root, limits=limits, scratch=scratch))
@@ -144,7 +144,8 @@ def make_disk(
                 disk.add_file(entry, member.content.chunks())
         _check_diff_id(reader, index.diff_id)
         disk.add_others(index, implied)
-        disk.commit(destination)
+        disk.finish()
+        disk.publish(destination)
     return destination
 
 
@@ -200,7 +201,6 @@ class SquashfsWriter:
         self._child = child
         self._file = temporary
         self._temporary = Path(temporary.name)
-        self._writeback = Writeback(temporary.fileno())
         self._errors = errors
         self._out = Conveyor(self._send, "disk")
 
@@ -261,13 +261,6 @@ class SquashfsWriter:
             raise self._failure() from error
         except OSError as error:
             raise _cannot_write(self._temporary.parent, error) from error
-        self._writeback.wrote(len(data))
-
-    def commit(self, destination: Path) -> None:
-        """Finish, and put the disk in its place: whole or not at all, also when the power fails."""
-        self.finish()
-        self.settle()
-        self.publish(destination)
 
     def finish(self) -> None:
         """Wait until the disk is whole. Nothing can be added then."""
@@ -282,28 +275,16 @@ class SquashfsWriter:
             ) from error
         if code:
             raise self._failure()
-        self._writeback.start()
 
-    def digest(self) -> str:
-        """`sha256:...` of the finished disk."""
-        try:
-            self._file.seek(0)
-            return "sha256:" + hashlib.file_digest(self._file, "sha256").hexdigest()
-        except OSError as error:
-            raise _cannot_write(self._temporary.parent, error) from error
-
-    def settle(self) -> None:
-        """Wait until the finished disk lasts."""
+    def publish(self, destination: Path, *, flush: bool = False) -> None:
+        """Put the finished disk in its place; with `flush` whole or not at all, also when the power fails."""
         try:
             os.fchmod(self._file.fileno(), 0o644)
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise _cannot_write(self._temporary.parent, error) from error
-
-    def publish(self, destination: Path) -> None:
-        """Put the finished disk in its place."""
-        try:
-            publish(self._temporary, destination)
+            if flush:
+                os.fsync(self._file.fileno())
+                publish(self._temporary, destination)
+            else:
+                os.replace(self._temporary, destination)
         except OSError as error:
             raise _cannot_write(destination.parent, error) from error
 
@@ -378,7 +359,8 @@ def _squashfs(folder: Path, scratch: Path | None = None) -> Iterator[SquashfsWri
                 finally:
                     writer.close()
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or the disk fails, which was told already
+            temporary.unlink()
 
 
 @contextmanager
@@ -391,7 +373,8 @@ def beginning_disk(folder: Path, scratch: Path) -> Iterator[SquashfsWriter]:
 
 @contextmanager
 def making_disk(destination: Path) -> Iterator[SquashfsWriter]:
-    """Make a disk of anything: it is put at `destination` when the context is left without an exception."""
+    """Make a disk of anything: it is put at `destination` when the context is left without an exception, and lasts."""
     with _squashfs(destination.parent) as writer:
         yield writer
-        writer.commit(destination)
+        writer.finish()
+        writer.publish(destination, flush=True)

@@ -12,6 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from layer_support import changes_of, file_item
 
+from cache.files import file_digest
+from cache.seals import Stamp
+from cache.settling import Settling
 from cache.store import Store
 from engine.bases import Bases
 from engine.images.fake import FakeImageSource
@@ -119,3 +122,62 @@ def test_any_files_give_the_same_disk_early_and_late(store: Store, files: dict[t
         disk.unlink()
     (late,) = [path.read_bytes() for path in layers_of(store).disks((layer,))]
     assert early == late
+
+
+class Unflushed:
+    """Stands for the flushing of disks where the machine goes down before it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, digest: bool) -> None:
+        def settle(settling: Settling, path: Path, stamp: Stamp, known: str) -> None:
+            self.asked.append(path)
+            if digest:
+                settling._seals.put(path, file_digest(path), lasts=False)
+
+        self.asked: list[Path] = []
+        monkeypatch.setattr(Settling, "_settle", settle)
+
+
+@pytest.mark.parametrize("digest", [True, False], ids=["its digest is known", "its digest is not known"])
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "there"])
+def test_a_disk_that_was_not_flushed_is_not_believed_after_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digest: bool, lost: bool
+) -> None:
+    with Store(tmp_path / "store") as store:
+        with monkeypatch.context() as patch:
+            Unflushed(patch, digest=digest)
+            layer = layers_of(store).add_changes(io.BytesIO(changes_of(*ITEMS)), ())
+            store.settling.close()
+        assert layer is not None
+        (disk,) = disks(store)
+        right = disk.read_bytes()
+        if lost:  # all but its name, size and times, as some file systems leave it
+            disk.write_bytes(bytes(len(right)))
+            store.seals.put(disk, store.seals.digest(disk), lasts=False)
+    monkeypatch.setattr("cache.seals.boot", lambda: "another")
+    with Store(tmp_path / "store") as store:
+        assert layers_of(store).disks((layer,)) == (disk,)
+        assert disk.read_bytes() == right
+    with Store(tmp_path / "store") as store:
+        seal = store.seals.find(disk)
+        assert seal is not None
+        assert not seal.boot, "and was flushed by now"
+
+
+def test_a_disk_whose_maker_was_killed_is_flushed_by_who_uses_it_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(tmp_path / "store") as store:
+        with monkeypatch.context() as patch:
+            Unflushed(patch, digest=False)
+            layer = layers_of(store).add_changes(io.BytesIO(changes_of(*ITEMS)), ())
+            store.settling.close()
+        (disk,) = disks(store)
+        before = disk.stat().st_ino
+    assert layer is not None
+    with Store(tmp_path / "store") as store:
+        assert layers_of(store).disks((layer,)) == (disk,)
+    assert disk.stat().st_ino == before
+    with Store(tmp_path / "store") as store:
+        seal = store.seals.find(disk)
+        assert seal is not None
+        assert not seal.boot
