@@ -25,12 +25,9 @@ from machinefile.errors import MbuildError
 from machinefile.values import dataclass
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from engine.request import BuildRequest
-    from engine.vm.execution import Execution, Outlook, Output, Result, Sandbox
+    from engine.vm.execution import Outlook, Sandbox
     from machinefile.instructions import Instruction
-    from machinefile.steps import MachineShape
 
 _VERSION = 1
 _MOST_BYTES = 1 << 20
@@ -118,7 +115,9 @@ class Forerunner:
         """The one in which a machine waits, or a new one: also for a build that begins anew."""
         waiting = None if self._given else self._early
         self._given = True
-        return _Noting(waiting or self.make(), self._seen)
+        from engine.noting import NotingSandbox  # which a build that runs nothing has no use for
+
+        return NotingSandbox(waiting or self.make(), self._seen)
 
     def _keep(self, path: Path, known: Remembered, texts: Sequence[Text]) -> None:
         """Remember what this build came to; what cannot be written is not known the next time."""
@@ -135,36 +134,6 @@ class Forerunner:
         with suppress(OSError):
             path.parent.mkdir(exist_ok=True)
             path.write_text(body)  # no disk is waited for: a note that is cut short says nothing
-
-
-@dataclass
-class _Noting:
-    """A sandbox of which is noted what the first command's machine was restored with."""
-
-    sandbox: Sandbox
-    seen: list[Outlook]
-
-    def execute(
-        self, execution: Execution, output: Output, cancelled: threading.Event
-    ) -> AbstractContextManager[Result]:
-        from engine.vm.ahead import may_wait
-
-        if not self.seen and may_wait(execution):
-            self.seen.append(execution.outlook)
-        return self.sandbox.execute(execution, output, cancelled)
-
-    def merge(self, newer: Path, into: Path, shape: MachineShape, cancelled: threading.Event) -> None:
-        self.sandbox.merge(newer, into, shape, cancelled)
-
-    def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
-        self.sandbox.expect(outlook, cancelled)
-
-    def forget(self) -> None:
-        self.sandbox.forget()
-
-    @property
-    def starts(self) -> int:
-        return self.sandbox.starts
 
 
 def _name(request: BuildRequest) -> str:
