@@ -42,6 +42,7 @@ NEEDLESS = (
     "engine.layers.changes",
     "engine.layers.disk",
     "engine.layers.index",
+    "engine.layers.layerdisk",
     "engine.layers.tarread",
     "engine.layers.tarwrite",
     "engine.remote.git",
