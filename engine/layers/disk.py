@@ -26,10 +26,10 @@ from cache.writeback import Writeback
 from engine import process
 from engine.layers.conveyor import Conveyor, Piece
 from engine.layers.entry import Entry, EntryType
+from engine.layers.headerwrite import header_blocks
 from engine.layers.index import LayerIndex
 from engine.layers.names import OPAQUE_XATTR
 from engine.layers.tarheader import BLOCK, ZERO_BLOCK
-from engine.layers.tarwrite import header_blocks
 from machinefile.errors import HostError
 
 _PROGRAM = "tar2sqfs"

@@ -41,6 +41,7 @@ NEEDLESS = (
     "engine.images.registry",
     "engine.layers.changes",
     "engine.layers.disk",
+    "engine.layers.headerwrite",
     "engine.layers.index",
     "engine.layers.layerdisk",
     "engine.layers.tarread",
