@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from cache.results import Layer
@@ -36,20 +36,25 @@ class Worker:
     layers_of: Callable[[str], tuple[Layer, ...]]
     """All layers of a step's file system."""
     tell: Observer
+    _mounts: MountMaker | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @cached_property
+    @property
     def mounts(self) -> MountMaker:
-        """Makes what RUNs mount."""
-        from engine.steps.mounts import MountMaker  # with all of microVMs, which a cached build has no use for
+        """Makes what RUNs mount: the same for all, as it remembers the caches that they had."""
+        from engine.steps import mounts  # with all of microVMs, which a cached build has no use for
 
-        return MountMaker(
-            self.store,
-            self.layers,
-            self.layers_of,
-            self.contexts,
-            self.provisions.secrets,
-            lambda line: self.tell(Note(line)),
-        )
+        with self._lock:
+            if self._mounts is None:
+                self._mounts = mounts.MountMaker(
+                    self.store,
+                    self.layers,
+                    self.layers_of,
+                    self.contexts,
+                    self.provisions.secrets,
+                    lambda line: self.tell(Note(line)),
+                )
+            return self._mounts
 
     def make(self, step: Step, label: str, then: Run | None, stood_on: bool, stop: threading.Event) -> Layer | None:
         """The layer that a step adds to what it stands on, None when it changed nothing. `label` is what the step is
