@@ -6,23 +6,24 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from cache.results import Layer, StepResult
 from cache.spans import Span, span
 from cache.store import Store
 from engine.context import BuildContext
-from engine.events import NetworkReached, Note, Observer, Outcome, Planned, StepEnded, StepOutput, StepStarted
+from engine.events import Note, Observer, Outcome, Planned, StepEnded, StepStarted
 from engine.labels import labels_of
 from engine.lookup import Results
 from engine.plan import Plan, PlannedStep, content_record, located
 from engine.records import files_read
 from engine.schedule import Job, carry_out
 from engine.steps.provisions import Provisions
+from engine.steps.worker import Worker
 from engine.supply import LayerSupply, LostLayerError
 from machinefile.errors import InterruptedBuildError, MbuildError, StepError
-from machinefile.steps import Copy, From, FromContext, FromStep, Metadata, RemoteSource, Run, Step, Workdir
+from machinefile.steps import From, Metadata, Run, Step
 
 if TYPE_CHECKING:
     from engine.bases import Bases
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from engine.remote.remotes import Remotes
     from engine.steps.mounts import MountMaker
     from engine.vm.execution import Sandbox
-    from engine.vm.network.gate import EgressLog
 
 
 class Build:
@@ -60,13 +60,13 @@ class Build:
         self._layers = layers
         self._sandbox = sandbox
         self._contexts = contexts
-        self._remotes = remotes
         self._supply = supply
         self._tell = observer
         self._cancelled = cancelled
         self._known = results or Results(store)
         self._at_once = jobs
         self.provisions = provisions or Provisions()
+        self._worker = Worker(store, layers, sandbox, contexts, remotes, self.provisions, self.layers_of, observer)
         self._results = {
             planned.step.id: planned.result or StepResult()
             for planned in plan.steps
@@ -81,19 +81,10 @@ class Build:
         self._lost: dict[str, LostLayerError] = {}
         """What could not be done for want of a layer, and what needs it."""
 
-    @cached_property
+    @property
     def mounts(self) -> MountMaker:
         """Makes what RUNs mount."""
-        from engine.steps.mounts import MountMaker  # with all of microVMs, which a cached build has no use for
-
-        return MountMaker(
-            self._store,
-            self._layers,
-            self.layers_of,
-            self._contexts,
-            self.provisions.secrets,
-            lambda line: self._tell(Note(line)),
-        )
+        return self._worker.mounts
 
     @property
     def results(self) -> Mapping[str, StepResult]:
@@ -320,7 +311,8 @@ class Build:
         self._tell(StepStarted(step.id, name))
         begun = time.monotonic()
         try:
-            added = self._execute(planned, stop)
+            then, stood_on = self._after_runs.get(step.id), step.id in self._stood_on
+            added = self._worker.make(step, name, then, stood_on, stop)
             with span("content key", "step"):
                 key = content_record(planned.record, step, self.layers_of).key()
                 for context, paths in files_read(step, planned.record):
@@ -338,45 +330,6 @@ class Build:
         self.run_steps.add(step.id)
         self._tell(StepEnded(step.id, name, Outcome.DONE, seconds))
         return result
-
-    def _execute(self, planned: PlannedStep, stop: threading.Event) -> Layer | None:
-        from engine.steps import local, remote, run, workdir  # which a cached build has no use for
-
-        step = planned.step
-        below = self.layers_of(step.parent) if step.parent is not None else ()
-        match step.operation:
-            case Run() as operation:
-                return run.run_step(
-                    operation,
-                    below,
-                    self._layers,
-                    self._sandbox,
-                    lambda stream, data: self._tell(StepOutput(step.id, stream, data)),
-                    stop,
-                    self.provisions,
-                    self.mounts,
-                    lambda log: self._reached(step, log),
-                    self._after_runs.get(step.id),
-                    step.id in self._stood_on,
-                )
-            case Copy() as operation:
-                match operation.origin:
-                    case FromStep(other):
-                        return local.copy_from_layers(operation, self.layers_of(other), below, self._layers, other)
-                    case FromContext(name):
-                        return local.copy_from_context(operation, self._contexts[name], below, self._layers)
-                    case _:
-                        return local.copy_inline(operation, below, self._layers)
-            case RemoteSource() as operation:
-                return remote.add_remote(operation, below, self._layers, self._remotes)
-            case Workdir() as operation:
-                return workdir.make_workdir(operation, below, self._layers)
-            case other:
-                raise AssertionError(f"{type(other).__name__} is not carried out")
-
-    def _reached(self, step: Step, log: EgressLog) -> None:
-        if log.entries:
-            self._tell(NetworkReached(step.id, self._labels[step.id], log.entries, log.more))
 
     def _result_below(self, planned: PlannedStep) -> StepResult:
         return self._results[planned.step.parent] if planned.step.parent is not None else StepResult()

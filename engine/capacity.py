@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.spans import span
+from engine.outersandbox import OuterSandbox
 from machinefile.errors import InterruptedBuildError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.vm.execution import Execution, Outlook, Output, Result, Sandbox
+    from engine.vm.execution import Execution, Output, Result, Sandbox
     from machinefile.steps import MachineShape
 
 _POLL = 0.1
@@ -93,11 +94,11 @@ class Capacity:
         return cpus <= self._cpus and memory <= self._memory
 
 
-class BoundedSandbox:
-    """A sandbox that runs no more at once than there is room for."""
+class BoundedSandbox(OuterSandbox):
+    """Runs no more at once than there is room for; one that waits (`expect`) takes next to nothing."""
 
-    def __init__(self, sandbox: Sandbox, capacity: Capacity) -> None:
-        self._sandbox = sandbox
+    def __init__(self, inner: Sandbox, capacity: Capacity) -> None:
+        super().__init__(inner)
         self._capacity = capacity
 
     @contextmanager
@@ -105,24 +106,11 @@ class BoundedSandbox:
         """Wait for room, then as the sandbox does it."""
         with ExitStack() as stack:
             with self._capacity.room(execution.shape, cancelled):
-                result = stack.enter_context(self._sandbox.execute(execution, output, cancelled))
+                result = stack.enter_context(super().execute(execution, output, cancelled))
             # The machine is over: whoever looks at what came of it may need room for another.
             yield result
 
     def merge(self, newer: Path, into: Path, shape: MachineShape, cancelled: threading.Event) -> None:
         """Wait for room, then as the sandbox does it."""
         with self._capacity.room(shape, cancelled):
-            self._sandbox.merge(newer, into, shape, cancelled)
-
-    def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
-        """As the sandbox does it: one that waits takes next to nothing."""
-        self._sandbox.expect(outlook, cancelled)
-
-    def forget(self) -> None:
-        """As the sandbox does it."""
-        self._sandbox.forget()
-
-    @property
-    def starts(self) -> int:
-        """How many microVMs commands were run in so far."""
-        return self._sandbox.starts
+            super().merge(newer, into, shape, cancelled)

@@ -290,7 +290,7 @@ class Driver:
         with span("import", "phase"):
             from engine.build import Build
             from engine.capacity import BoundedSandbox, Capacity, default_jobs
-            from engine.lazysandbox import LazySandbox
+            from engine.outersandbox import LazySandbox
 
         layers = LayerStore(
             self.store,

@@ -90,7 +90,7 @@ class LayerStore:
 
         Raises UntrustedDataError, and as `Bases.open`.
         """
-        from engine.layers.disk import prepare_layer
+        from engine.layers.layerdisk import prepare_layer
 
         known = self._indexes.get(layer.diff_id) or self._load(layer.diff_id)
         if known is None and below is not None:
@@ -165,7 +165,8 @@ class LayerStore:
     def _keep_with_disk(self, write: Callable[..., WrittenLayer], below: RootView) -> Layer:
         from concurrent.futures import Future, ThreadPoolExecutor
 
-        from engine.layers.disk import beginning_disk, disk_path
+        from engine.layers.disk import beginning_disk
+        from engine.layers.layerdisk import disk_path
 
         completed: list[Future[None]] = []
         with beginning_disk(self._disk_folder, self._store.temporary) as disk, ThreadPoolExecutor(1) as meanwhile:
@@ -213,7 +214,7 @@ class LayerStore:
 
     def _prepare(self, below: Layers, layer: Layer) -> LayerIndex:
         """One pass over the blob checks it, indexes it and makes the disk that a RUN on it is going to want."""
-        from engine.layers.disk import prepare_layer
+        from engine.layers.layerdisk import prepare_layer
 
         with span("prepare", "layer", layer=layer.diff_id), self._bases.open(layer) as blob:
             prepared = prepare_layer(
@@ -230,7 +231,7 @@ class LayerStore:
         return prepared.index
 
     def _disk(self, below: Layers, layer: Layer) -> Path:
-        from engine.layers.disk import disk_path, make_disk
+        from engine.layers.layerdisk import disk_path, make_disk
 
         index, under = self._index(below, layer), self.view(below)
         path = disk_path(self._disk_folder, index, under)

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from machinefile.errors import MbuildError, StoreError
 _LAYER_NAME = re.compile(r"sha256-[0-9a-f]{64}")
 _DISK_NAME = re.compile(r"[0-9a-f]{64}\.squashfs")
 _HEX = re.compile(r"[0-9a-f]{64}")
+_CHECKED = "checked"
+"""What stands beside the machines."""
 _SQUASHFS = b"hsqs"
 _EXT4 = b"\x53\xef"
 _DEPTH = 8
@@ -54,11 +56,11 @@ class StoreCheck:
         with store_errors("looking through the store"):
             yield from self._check.blobs()
             yield from self._check.entries(self._diff_id)
-            yield from self._layers()
-            yield from self._disks()
+            yield from self._each("layers", lambda path: _is_file(path, _LAYER_NAME), self._layer)
+            yield from self._each("disks", lambda path: _is_file(path, _DISK_NAME), self._disk)
             yield from self._images()
-            yield from self._machines()
-            yield from self._mounts()
+            yield from self._each("machines", lambda path: path.name.isalnum() and path.is_dir(), self._machine)
+            yield from self._each("mounts", lambda path: bool(_HEX.fullmatch(path.name)) and path.is_dir(), self._mount)
             yield from self._temporary()
             yield from self._check.beside()
 
@@ -81,37 +83,35 @@ class StoreCheck:
             return ""
         return f"sha256:{summed.hexdigest()}"
 
-    def _layers(self) -> Iterator[Finding]:
-        folder = self._store.root / "layers"
-        for name, _ in listed(folder):
+    def _each(
+        self, folder: str, belongs: Callable[[Path], bool], look: Callable[[Path], Iterator[Finding]]
+    ) -> Iterator[Finding]:
+        """What is wrong in a folder of the store, with each thing that belongs there and with what does not."""
+        for name, _ in listed(self._store.root / folder):
             self._check.pause()
-            path = folder / name
-            if not _LAYER_NAME.fullmatch(name) or not path.is_file():
+            path = self._store.root / folder / name
+            if belongs(path):
+                yield from look(path)
+            else:
                 yield stray(self._store, path)
-                continue
-            self.seen.layers += 1
-            try:
-                data = path.read_bytes()
-                if is_of_another_version(data) or LayerIndex.from_bytes(data).diff_id == name.replace("-", ":"):
-                    continue
-                why = "it is another layer's"
-            except FileNotFoundError:
-                continue
-            except (OSError, StoreError):
-                why = "it cannot be read"
-            yield Finding(Harm.LAYER, f"layers/{name}", why, partial(remove, path))
 
-    def _disks(self) -> Iterator[Finding]:
-        folder = self._store.root / "disks"
-        for name, _ in listed(folder):
-            self._check.pause()
-            path = folder / name
-            if not _DISK_NAME.fullmatch(name) or not path.is_file():
-                yield stray(self._store, path)
-                continue
-            self.seen.disks += 1
-            if not self._is_right(path):
-                yield Finding(Harm.DISK, f"disks/{name}", "it is not what was made", partial(self._drop, path))
+    def _layer(self, path: Path) -> Iterator[Finding]:
+        self.seen.layers += 1
+        try:
+            data = path.read_bytes()
+            if is_of_another_version(data) or LayerIndex.from_bytes(data).diff_id == path.name.replace("-", ":"):
+                return
+            why = "it is another layer's"
+        except FileNotFoundError:
+            return
+        except (OSError, StoreError):
+            why = "it cannot be read"
+        yield Finding(Harm.LAYER, f"layers/{path.name}", why, partial(remove, path))
+
+    def _disk(self, path: Path) -> Iterator[Finding]:
+        self.seen.disks += 1
+        if not self._is_right(path):
+            yield Finding(Harm.DISK, f"disks/{path.name}", "it is not what was made", partial(self._drop, path))
 
     def _is_right(self, disk: Path) -> bool:
         if self._check.holds(disk):
@@ -173,23 +173,16 @@ class StoreCheck:
         except MbuildError as error:
             return error.message
 
-    def _machines(self) -> Iterator[Finding]:
-        folder = self._store.root / "machines"
-        for name, _ in listed(folder):
-            self._check.pause()
-            path = folder / name
-            if name == "checked" and path.is_dir():
-                continue
-            if not name.isalnum() or not path.is_dir():
-                yield stray(self._store, path)
-                continue
-            self.seen.machines += 1
-            if self._machine_fails(path):
-                # One that is being replaced is damaged for a moment.
-                with self._store.lock(f"machine {name}"):
-                    why = self._machine_fails(path)
-                if why:
-                    yield Finding(Harm.MACHINE, f"machines/{name}", why, partial(self._drop_machine, name))
+    def _machine(self, path: Path) -> Iterator[Finding]:
+        if path.name == _CHECKED:
+            return
+        self.seen.machines += 1
+        if self._machine_fails(path):
+            # One that is being replaced is damaged for a moment.
+            with self._store.lock(f"machine {path.name}"):
+                why = self._machine_fails(path)
+            if why:
+                yield Finding(Harm.MACHINE, f"machines/{path.name}", why, partial(self._drop_machine, path.name))
 
     def _machine_fails(self, path: Path) -> str:
         if not path.is_dir():
@@ -206,22 +199,15 @@ class StoreCheck:
         with self._store.lock(f"machine {key}"):
             Library(self._store).discard(key)
 
-    def _mounts(self) -> Iterator[Finding]:
-        folder = self._store.root / "mounts"
-        for name, _ in listed(folder):
-            self._check.pause()
-            if not _HEX.fullmatch(name) or not (folder / name).is_dir():
-                yield stray(self._store, folder / name)
-                continue
-            about = folder / name / "about.json"
-            if not _is_json(about):
-                yield Finding(Harm.ENTRY, f"mounts/{name}/about.json", "it cannot be read", partial(remove, about))
-            for disk in sorted((folder / name).glob("*/disk")):
-                self.seen.mounts += 1
-                if not _is_ext4(disk):
-                    yield Finding(
-                        Harm.DISK, str(disk.relative_to(self._store.root)), "it is no ext4", partial(remove, disk)
-                    )
+    def _mount(self, path: Path) -> Iterator[Finding]:
+        about = path / "about.json"
+        if not _is_json(about):
+            yield Finding(Harm.ENTRY, f"mounts/{path.name}/about.json", "it cannot be read", partial(remove, about))
+        for disk in sorted(path.glob("*/disk")):
+            self.seen.mounts += 1
+            if not _is_ext4(disk):
+                name = str(disk.relative_to(self._store.root))
+                yield Finding(Harm.DISK, name, "it is no ext4", partial(remove, disk))
 
     def _temporary(self) -> Iterator[Finding]:
         """Folders of processes that died go when a store is opened; nobody makes files beside them."""
@@ -229,6 +215,10 @@ class StoreCheck:
         for name, _ in listed(folder):
             if name != ".sweep" and not (folder / name).is_dir() and os.path.lexists(folder / name):
                 yield stray(self._store, folder / name)
+
+
+def _is_file(path: Path, name: re.Pattern[str]) -> bool:
+    return bool(name.fullmatch(path.name)) and path.is_file()
 
 
 def _is_json(path: Path) -> bool:

@@ -71,13 +71,6 @@ class FaultProxy(LocalServer):
 
         super().__init__(Handler)
 
-    def __enter__(self) -> FaultProxy:
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
-
     def asked(self, method: str, part: str = "") -> list[Asked]:
         return [one for one in self.seen if one.method == method and part in one.path]
 

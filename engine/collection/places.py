@@ -9,7 +9,7 @@ from pathlib import Path
 from cache.collection.item import Item, Sort, Standing, diff, machine
 from cache.collection.sizes import DiskUsage, Found
 from cache.store import Store
-from engine.layers.disk import disk_id
+from engine.layers.layerdisk import disk_id
 from engine.machines.library import MANIFEST
 
 _DAY = 86_400.0

@@ -14,7 +14,7 @@ from engine.images.challenge import Challenge, parse_challenges
 from engine.images.credentials import Credentials, CredentialStore
 from engine.images.jsonvalue import JsonObject
 from engine.images.policy import host_of
-from engine.images.retry import Attempts, RetryableError
+from engine.images.retry import Attempts
 from engine.images.transport import Transport
 from machinefile.errors import TransferError, UntrustedDataError
 from machinefile.values import dataclass
@@ -84,11 +84,8 @@ class Authenticator:
     def _token(self, registry: str, challenge: Challenge, scope: str, credentials: Credentials | None) -> _Grant:
         realm = self._realm(registry, challenge)
         attempts = Attempts(self._transport.policy, self._transport.cancelled)
-        while True:
-            try:
-                return self._fetch(registry, realm, challenge, _wanted(challenge.get("scope"), scope), credentials)
-            except RetryableError as failure:
-                attempts.failed(failure)
+        wanted = _wanted(challenge.get("scope"), scope)
+        return attempts.insist(lambda: self._fetch(registry, realm, challenge, wanted, credentials))
 
     def _fetch(
         self, registry: str, realm: str, challenge: Challenge, scope: str, credentials: Credentials | None

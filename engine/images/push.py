@@ -14,7 +14,6 @@ from engine.images.download import mismatch
 from engine.images.manifest import Index, Manifest, parse_manifest
 from engine.images.reference import Reference
 from engine.images.registry import RegistryClient
-from engine.images.retry import RetryableError
 from engine.images.selection import MAX_DEPTH
 from engine.images.session import Session, push_scope
 from engine.images.upload import Delivery, Open, Upload
@@ -111,16 +110,13 @@ def push_image(
 def _is_there(session: Session, reference: Reference, digest: str) -> bool:
     """Whether the repository has that manifest; a registry that cannot say so has not."""
     url = session.url(reference, f"manifests/{digest}")
-    attempts = session.attempts()
     headers = {"Accept": mediatype.ACCEPT}
-    while True:
-        try:
-            with session.brief(
-                reference, "HEAD", url, headers=headers, scope=push_scope(reference.repository)
-            ) as response:
-                return response.status_code == 200 and response.headers.get("docker-content-digest") == digest
-        except RetryableError as failure:
-            attempts.failed(failure)
+
+    def ask() -> bool:
+        with session.brief(reference, "HEAD", url, headers=headers, scope=push_scope(reference.repository)) as response:
+            return response.status_code == 200 and response.headers.get("docker-content-digest") == digest
+
+    return session.attempts().insist(ask)
 
 
 def _collect(
@@ -160,13 +156,7 @@ def put_manifest(client: RegistryClient, reference: Reference, data: bytes, medi
     UntrustedDataError, InterruptedBuildError.
     """
     document = _Document(target, data, media_type)
-    attempts = client.session.attempts()
-    while True:
-        try:
-            _put_once(client.session, reference, document)
-            return
-        except RetryableError as failure:
-            attempts.failed(failure)
+    client.session.attempts().insist(lambda: _put_once(client.session, reference, document))
 
 
 def _put_once(session: Session, reference: Reference, document: _Document) -> None:

@@ -14,7 +14,6 @@ from engine.images.manifest import MAX_MANIFEST_BYTES, Index, Manifest, parse_in
 from engine.images.push import put_manifest
 from engine.images.reference import Reference
 from engine.images.registry import RegistryClient
-from engine.images.retry import RetryableError
 from engine.images.session import push_scope
 from machinefile.errors import TransferError
 
@@ -52,17 +51,17 @@ def referrers_of(client: RegistryClient, reference: Reference, subject: str) -> 
     """The manifests that the registry says are about the one with that digest. Raises TransferError,
     UntrustedDataError."""
     url = client.session.url(reference, f"referrers/{subject}")
-    attempts = client.session.attempts()
-    while True:
-        try:
-            with client.session.exchange(reference, "GET", url) as response:
-                if response.status_code == 200:
-                    what = f"the referrers of {subject}"
-                    data = client.session.transport.read(response, MAX_MANIFEST_BYTES, what)
-                    return parse_index(data, what).manifests[:_MOST]
-            break
-        except RetryableError as failure:
-            attempts.failed(failure)
+    what = f"the referrers of {subject}"
+
+    def ask() -> bytes | None:
+        with client.session.exchange(reference, "GET", url) as response:
+            if response.status_code != 200:
+                return None
+            return client.session.transport.read(response, MAX_MANIFEST_BYTES, what)
+
+    listed = client.session.attempts().insist(ask)
+    if listed is not None:
+        return parse_index(listed, what).manifests[:_MOST]
     tagged = replace(reference, tag=subject.replace(":", "-"), digest="")
     data_of_tag = client.own_manifest(tagged)
     return parse_index(data_of_tag, f"the list {tagged.short}").manifests[:_MOST] if data_of_tag is not None else ()
@@ -76,15 +75,14 @@ def _listed(client: RegistryClient, tagged: Reference) -> tuple[Descriptor, ...]
 def _lists_by_itself(client: RegistryClient, reference: Reference, subject: str) -> bool:
     """Whether the registry answers when it is asked for referrers: 404 means that it does not know the question."""
     url = client.session.url(reference, f"referrers/{subject}")
-    attempts = client.session.attempts()
-    while True:
-        try:
-            with client.session.exchange(reference, "GET", url, scope=push_scope(reference.repository)) as response:
-                if response.status_code in (200, 404):
-                    return response.status_code == 200
-                failure = client.session.transport.failure(response, f"the referrers of {subject}")
-                if isinstance(failure, TransferError) and response.status_code in (400, 405, 501):
-                    return False
-                raise failure
-        except RetryableError as failure:
-            attempts.failed(failure)
+
+    def ask() -> bool:
+        with client.session.exchange(reference, "GET", url, scope=push_scope(reference.repository)) as response:
+            if response.status_code in (200, 404):
+                return response.status_code == 200
+            failure = client.session.transport.failure(response, f"the referrers of {subject}")
+            if isinstance(failure, TransferError) and response.status_code in (400, 405, 501):
+                return False
+            raise failure
+
+    return client.session.attempts().insist(ask)

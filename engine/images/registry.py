@@ -20,7 +20,6 @@ from engine.images.manifest import MAX_MANIFEST_BYTES, parse_manifest
 from engine.images.mirrors import Mirrors
 from engine.images.policy import RegistrySettings, TransferPolicy
 from engine.images.reference import Reference
-from engine.images.retry import RetryableError
 from engine.images.session import Session
 from engine.images.transport import BULK
 from machinefile.errors import TransferError, UntrustedDataError
@@ -65,12 +64,7 @@ class RegistryClient:
         return self._mirrors.first(reference, self._resolve)
 
     def _resolve(self, reference: Reference) -> Descriptor:
-        attempts = self.session.attempts()
-        while True:
-            try:
-                return self._head(reference) or self._describe(reference)
-            except RetryableError as failure:
-                attempts.failed(failure)
+        return self.session.attempts().insist(lambda: self._head(reference) or self._describe(reference))
 
     def manifest(self, reference: Reference, digest: str) -> bytes:
         """A manifest's or an index's bytes, verified. Raises UntrustedDataError (`digest-mismatch`) too."""
@@ -80,26 +74,17 @@ class RegistryClient:
         return self._mirrors.first(reference, partial(self._fetch_manifest, digest))
 
     def _fetch_manifest(self, digest: str, reference: Reference) -> bytes:
-        attempts = self.session.attempts()
-        while True:
-            try:
-                return self._manifest(reference, digest)
-            except RetryableError as failure:
-                attempts.failed(failure)
+        return self.session.attempts().insist(lambda: self._manifest(reference, digest))
 
     def own_manifest(self, reference: Reference, *, scope: str = "") -> bytes | None:
         """What a name stands for now in the registry itself, whatever its mirrors have; None where there is nothing of
         that name. `scope` is what the token must allow, reading by default."""
-        attempts = self.session.attempts()
-        while True:
-            try:
-                return self._read_manifest(reference, reference.target, scope)
-            except RetryableError as failure:
-                attempts.failed(failure)
-            except TransferError as error:
-                if error.code == "image-not-found":
-                    return None
-                raise
+        try:
+            return self.session.attempts().insist(lambda: self._read_manifest(reference, reference.target, scope))
+        except TransferError as error:
+            if error.code == "image-not-found":
+                return None
+            raise
 
     def blob(
         self, reference: Reference, descriptor: Descriptor, sink: Sink, *, quiet: bool = False, direct: bool = False

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from engine.images.policy import TransferPolicy
 from machinefile.errors import InterruptedBuildError, TransferError
+
+_T = TypeVar("_T")
 
 
 class RetryableError(Exception):
@@ -28,6 +32,15 @@ class Attempts:
         self._policy = policy
         self._cancelled = cancelled
         self._failed = 0
+
+    def insist(self, action: Callable[[], _T]) -> _T:
+        """What the action gives, which is done again where it fails with RetryableError. Raises as `failed`, and as the
+        action."""
+        while True:
+            try:
+                return action()
+            except RetryableError as failure:
+                self.failed(failure)
 
     def failed(self, failure: RetryableError) -> None:
         """Wait before the next try, or raise the failure's error when there is none left.

@@ -99,12 +99,12 @@ class Upload:
 
     def _insist(self, action: Callable[[], _T], stop: threading.Event) -> _T:
         self._stop, self._attempts = stop, self._session.attempts(stop)
-        while True:
+
+        def unless_stopped() -> _T:
             self._attempts.check()
-            try:
-                return action()
-            except RetryableError as failure:
-                self._attempts.failed(failure)
+            return action()
+
+        return self._attempts.insist(unless_stopped)
 
     def _deliver(self) -> Delivery:
         if self._is_there():

@@ -1,4 +1,4 @@
-"""Layers as read-only disks: a squashfs each, made from the tar as it streams by.
+"""A squashfs, made from a tar as it streams by.
 
 `tar2sqfs` (squashfs-tools-ng, checked with 1.2) gets a tar of our own making, never the one that came: it dies of
 a path that comes twice and knows no whiteouts. It takes hard links before their file, and an entry for a
@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
-import json
 import os
 import subprocess
 import tempfile
@@ -20,177 +18,26 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from cache.files import publish
 from engine import process
-from engine.layers.compression import Source, decompress
 from engine.layers.conveyor import Conveyor, Piece
 from engine.layers.entry import Entry, EntryType
-from engine.layers.index import KeptFiles, LayerIndex
-from engine.layers.limits import LayerLimits
+from engine.layers.headerwrite import header_blocks
+from engine.layers.index import LayerIndex
 from engine.layers.names import OPAQUE_XATTR
-from engine.layers.root import RootView, default_directory
 from engine.layers.tarheader import BLOCK, ZERO_BLOCK
-from engine.layers.tarread import LayerReader, Member
-from engine.layers.tarwrite import header_blocks
-from machinefile.errors import HostError, UntrustedDataError
-from machinefile.values import dataclass
+from machinefile.errors import HostError
 
-DISK_VERSION = 1
-"""Raised when the same layer is to give other disks: it is in their names."""
 _PROGRAM = "tar2sqfs"
-_COMPRESSION = ("-c", "zstd", "-X", "level=1")
+COMPRESSION = ("-c", "zstd", "-X", "level=1")
+"""Part of the names of layers' disks."""
 _SQUASHFS_XATTRS = ("user.", "security.", "trusted.")
 """All that squashfs can hold: POSIX ACLs (system.) stay in the layer and are not seen by steps."""
 _FINISH_SECONDS = 600.0
 _PIPE_BYTES = 1 << 20
 """As much as an ordinary user may ask for: fewer turns between us and tar2sqfs."""
-
-
-class Blob(Source, Protocol):
-    """What a layer is read from; twice if need be."""
-
-    def seek(self, offset: int, /) -> int:
-        """Go to a place in it."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedLayer:
-    """A layer that was checked from end to end."""
-
-    index: LayerIndex
-    disk: Path | None
-    """The squashfs; None when none was asked for."""
-
-
-def disk_id(diff_id: str, implied: Mapping[str, Entry]) -> str:
-    """Names a layer's disk: 64 hexadecimal digits.
-
-    A disk holds the metadata that implied directories have in the layers below; the same layer on another base may
-    thus be another disk. On most bases it is not.
-    """
-    told = [
-        [path, entry.mode, entry.uid, entry.gid, entry.mtime, [[name, value.hex()] for name, value in entry.xattrs]]
-        for path, entry in sorted(implied.items())
-        if _plain(entry) != default_directory(path)
-    ]
-    record = json.dumps([DISK_VERSION, _COMPRESSION, diff_id, told])
-    return hashlib.sha256(record.encode("ascii")).hexdigest()
-
-
-def disk_path(folder: Path, index: LayerIndex, below: RootView) -> Path:
-    """Where `prepare_layer` and `make_disk` put the disk of a layer that is laid on `below`."""
-    return folder / f"{disk_id(index.diff_id, below.implied(index))}.squashfs"
-
-
-def prepare_layer(
-    blob: Blob,
-    *,
-    diff_id: str,
-    limits: LayerLimits,
-    folder: Path | None = None,
-    below: RootView | None = None,
-    scratch: Path | None = None,
-) -> PreparedLayer:
-    """Check a layer, index it and make its disk, in one pass over its blob (compressed or not, at its start).
-
-    The disk goes to `disk_path(folder, index, below)`; without a folder none is made. `below` is what the layer is
-    laid on, nothing when not given. `scratch` is where the disk is while it is half made, on the same file system as
-    `folder`, which it is when not given. A layer that holds a file twice takes a second pass: `blob` must be
-    seekable. The disk is not flushed. On any error nothing is left behind.
-    Raises UntrustedDataError: `diff-id-mismatch`, `layer-...`; HostError: `program-missing`, `disk-failed`,
-    `disk-full`.
-    """
-    root = below if below is not None else RootView(())
-    if folder is None:
-        return PreparedLayer(_read(blob, diff_id, limits, None)[0], None)
-    with _squashfs(folder, scratch) as disk:
-        index, repeated = _read(blob, diff_id, limits, disk)
-        implied = root.implied(index)
-        destination = folder / f"{disk_id(index.diff_id, implied)}.squashfs"
-        if not repeated:
-            disk.add_others(index, implied)
-            disk.finish()
-            disk.publish(destination)
-            return PreparedLayer(index, destination)
-    blob.seek(0)
-    return PreparedLayer(index, make_disk(blob, folder, index=index, below=root, limits=limits, scratch=scratch))
-
-
-def make_disk(
-    blob: Source,
-    folder: Path,
-    *,
-    index: LayerIndex,
-    below: RootView | None = None,
-    limits: LayerLimits | None = None,
-    scratch: Path | None = None,
-) -> Path:
-    """The disk of a layer that was checked before, made from its blob unless it is there.
-
-    Raises as `prepare_layer`.
-    """
-    implied = (below if below is not None else RootView(())).implied(index)
-    destination = folder / f"{disk_id(index.diff_id, implied)}.squashfs"
-    if destination.exists():
-        return destination
-    reader = LayerReader(decompress(blob, limits or LayerLimits()), limits or LayerLimits())
-    with _squashfs(folder, scratch) as disk:
-        for member in reader:
-            entry = member.entry
-            if index.type_of(entry.path) is EntryType.FILE and index.offset(entry.path) == member.offset:
-                disk.add_file(entry, member.content.chunks())
-        _check_diff_id(reader, index.diff_id)
-        disk.add_others(index, implied)
-        disk.finish()
-        disk.publish(destination)
-    return destination
-
-
-def _read(blob: Source, diff_id: str, limits: LayerLimits, disk: SquashfsWriter | None) -> tuple[LayerIndex, bool]:
-    """The index, and whether the disk got a file that is not in the layer any more."""
-    reader = LayerReader(decompress(blob, limits), limits)
-    kept = KeptFiles()
-    streamed: set[str] = set()
-    repeated = False
-    for member in reader:
-        path = member.entry.path
-        if member.entry.type is not EntryType.FILE:
-            continue
-        repeated = repeated or path in streamed
-        streamed.add(path)
-        _pass_on(member, None if repeated else disk, kept)
-    _check_diff_id(reader, diff_id)
-    index = LayerIndex.of(reader.tree.finish(), diff_id=diff_id, size=reader.stream.offset, kept=kept)
-    return index, repeated or any(index.type_of(path) is not EntryType.FILE for path in streamed)
-
-
-def _pass_on(member: Member, disk: SquashfsWriter | None, kept: KeptFiles) -> None:
-    chunks: Iterable[bytes] = ()
-    if kept.wants(member.entry):
-        content = member.content.read()
-        kept.add(member.entry.path, content)
-        chunks = (content,)
-    elif disk is not None:
-        chunks = member.content.chunks()
-    if disk is not None:
-        disk.add_file(member.entry, chunks)
-
-
-def _check_diff_id(reader: LayerReader, expected: str) -> None:
-    found = reader.stream.diff_id
-    if found != expected:
-        raise UntrustedDataError(
-            f"the layer is not what its image says: its content is {found}, not {expected}",
-            code="diff-id-mismatch",
-            hint="the image is damaged: pull it again, or build it again",
-        )
-
-
-def _plain(entry: Entry) -> Entry:
-    return replace(entry, opaque=False)
 
 
 class SquashfsWriter:
@@ -325,8 +172,9 @@ def _cannot_write(folder: Path, error: OSError) -> HostError:
 
 
 @contextmanager
-def _squashfs(folder: Path, scratch: Path | None = None) -> Iterator[SquashfsWriter]:
-    """A disk in the making, under a temporary name in `scratch`; gone on leaving unless it was committed."""
+def beginning_disk(folder: Path, scratch: Path | None = None) -> Iterator[SquashfsWriter]:
+    """A disk in the making, to be committed into `folder`, or finished and published there, by who asks for it. Until
+    then it has a temporary name in `scratch`, or in `folder`; it is gone on leaving unless it was."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=".making-", suffix=".squashfs", dir=scratch or folder)
@@ -341,7 +189,7 @@ def _squashfs(folder: Path, scratch: Path | None = None) -> Iterator[SquashfsWri
                 fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
             try:
                 child = process.spawn(
-                    [_PROGRAM, "--quiet", "--force", "--no-skip", *_COMPRESSION, name],
+                    [_PROGRAM, "--quiet", "--force", "--no-skip", *COMPRESSION, name],
                     stdin=reading,
                     stdout=subprocess.DEVNULL,
                     stderr=errors,
@@ -364,17 +212,9 @@ def _squashfs(folder: Path, scratch: Path | None = None) -> Iterator[SquashfsWri
 
 
 @contextmanager
-def beginning_disk(folder: Path, scratch: Path) -> Iterator[SquashfsWriter]:
-    """A disk in the making, in `scratch`, to be finished and published into `folder` by who asks for it; gone on
-    leaving unless it was."""
-    with _squashfs(folder, scratch) as writer:
-        yield writer
-
-
-@contextmanager
 def making_disk(destination: Path) -> Iterator[SquashfsWriter]:
     """Make a disk of anything: it is put at `destination` when the context is left without an exception, and lasts."""
-    with _squashfs(destination.parent) as writer:
+    with beginning_disk(destination.parent) as writer:
         yield writer
         writer.finish()
         writer.publish(destination, flush=True)

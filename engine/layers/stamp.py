@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from engine.layers.compression import CHUNK, Sink
+from engine.layers.headerwrite import pax_blocks
 from engine.layers.limits import LayerLimits
 from engine.layers.tarheader import BLOCK, ZERO_BLOCK, parse_header, parse_pax, pax_size, pax_time, refuse
 from engine.layers.tarread import TarStream, truncated
-from engine.layers.tarwrite import pax_blocks
 
 _OTHER_TIMES = ("atime", "ctime")
 _TIMES = ("mtime", *_OTHER_TIMES)

@@ -23,8 +23,8 @@ from engine.images.reference import Reference
 from engine.layers.compression import CHUNK, Sink
 from engine.layers.conveyor import conveyed
 from engine.layers.entry import NORMAL_TIME, Entry, EntryType
+from engine.layers.headerwrite import header_blocks
 from engine.layers.tarheader import BLOCK, ZERO_BLOCK
-from engine.layers.tarwrite import header_blocks
 from engine.output.image import BuiltImage
 from engine.output.index import Built
 from machinefile.errors import InterruptedBuildError, StoreError

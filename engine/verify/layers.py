@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.layers.content import BlobOpener, Contents, LayerFiles
-from engine.layers.disk import prepare_layer
 from engine.layers.entry import Entry, EntryType
 from engine.layers.index import LayerIndex
+from engine.layers.layerdisk import prepare_layer
 from engine.layers.limits import LayerLimits
 from engine.layers.root import Located
 from engine.verify.causes import guess, guess_content, guess_path, guess_presence

@@ -11,13 +11,12 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from engine.context import Context
+from engine.outersandbox import OuterSandbox
 from engine.request import BuildRequest
-from engine.vm.execution import Execution, Outlook, Output, Result, Sandbox
+from engine.vm.execution import Execution, Output, Result
 from machinefile.steps import MachineShape
-from machinefile.values import dataclass
 
 CLOCK_SHIFT = 30 * 3600
 """Seconds that guests are ahead: another day and another hour, and not so far that certificates and indexes of packages
@@ -26,35 +25,14 @@ _ENVIRONMENT = {"TZ": "XXX-13:30", "LANG": "tr_TR.UTF-8", "LC_ALL": "tr_TR.UTF-8
 _UMASKS = (0o077, 0o022)
 
 
-@dataclass(frozen=True, slots=True)
-class ShiftedSandbox:
+class ShiftedSandbox(OuterSandbox):
     """Runs commands with a clock that is ahead."""
-
-    sandbox: Sandbox
-    seconds: int = CLOCK_SHIFT
-
-    @property
-    def starts(self) -> int:
-        """As of Sandbox."""
-        return self.sandbox.starts
 
     def execute(
         self, execution: Execution, output: Output, cancelled: threading.Event
     ) -> AbstractContextManager[Result]:
         """As of Sandbox."""
-        return self.sandbox.execute(replace(execution, clock_shift=self.seconds), output, cancelled)
-
-    def merge(self, newer: Path, into: Path, shape: MachineShape, cancelled: threading.Event) -> None:
-        """As of Sandbox."""
-        self.sandbox.merge(newer, into, shape, cancelled)
-
-    def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
-        """As of Sandbox."""
-        self.sandbox.expect(outlook, cancelled)
-
-    def forget(self) -> None:
-        """As of Sandbox."""
-        self.sandbox.forget()
+        return super().execute(replace(execution, clock_shift=CLOCK_SHIFT), output, cancelled)
 
 
 class BackwardContext(Context):

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import field, replace
-from itertools import zip_longest
 from pathlib import Path
 
 from cache.results import Layer, StepResult
@@ -18,7 +17,6 @@ from cache.store import Store
 from engine.debug import Inside, Spot, spot_of
 from engine.driver import Driver
 from engine.events import Note
-from engine.images.config import History
 from engine.layers.limits import LayerLimits
 from engine.lookup import CachePolicy
 from engine.naming import find_in_plan
@@ -32,6 +30,7 @@ from engine.verify.difference import StepDifference, Verification
 from engine.verify.images import Image, field_differences, find_image, stored_image
 from engine.verify.layers import Side, compare_layers
 from engine.verify.masking import masked
+from engine.verify.rows import Row, aligned, diff_id_of, name_of, step_names
 from engine.verify.varied import CLOCK_SHIFT, BackwardContext, ShiftedSandbox, elsewhere, varied
 from engine.vm.execution import Sandbox
 from machinefile.errors import UsageError
@@ -42,8 +41,6 @@ from machinefile.values import dataclass
 OpenDriver = Callable[[Path], AbstractContextManager[Driver]]
 """Opens a driver over the store in a folder."""
 Pair = tuple[Side, Side]
-Row = tuple[History, Layer | None]
-"""A line of an image's history, and the layer it made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,11 +240,11 @@ class Verifier:
         )
         if verification.reproducible:
             return Verified(verification)
-        rows = _aligned(theirs.steps(), ours.steps())
+        rows = aligned(theirs.steps(), ours.steps())
         self._check(theirs, rows)
-        differing = [number for number, row in enumerate(rows) if _diff_id(row[0]) != _diff_id(row[1])]
-        names = _step_names(built.plan, ours, rows)
-        later = tuple(_name(names, number) for number in differing[1:])
+        differing = [number for number, row in enumerate(rows) if diff_id_of(row[0]) != diff_id_of(row[1])]
+        names = step_names(built.plan, ours, rows)
+        later = tuple(name_of(names, number) for number in differing[1:])
         fields = field_differences(theirs.image, ours.image)
         verification = replace(verification, fields=fields, later=later)
         if not differing:
@@ -259,7 +256,7 @@ class Verifier:
         if step is not None:
             said = self._difference(request, step, pair, built.store)
         else:
-            name = _name(names, differing[0])
+            name = name_of(names, differing[0])
             said = self._filled(request, StepDifference(name, lines[1] or lines[0], 0, "", ""), pair, built.store)
         if row[0] is None or row[1] is None:
             said = replace(said, note=f"only {'the rebuild' if row[0] is None else theirs.name} has it")
@@ -334,30 +331,3 @@ def _base(build: _Build, step: Step) -> str:
 
 def _bare(step: Step) -> StepDifference:
     return StepDifference(step.id, step.instruction, step.span.line if step.span else 0, "", "")
-
-
-def _diff_id(row: Row | None) -> str:
-    return row[1].diff_id if row is not None and row[1] is not None else ""
-
-
-def _aligned(theirs: Sequence[Row], ours: Sequence[Row]) -> list[tuple[Row | None, Row | None]]:
-    """What stands for one another: line by line of histories of one length, else layer by layer."""
-    if len(theirs) != len(ours):
-        theirs, ours = ([row for row in rows if row[1] is not None] for rows in (theirs, ours))
-    return list(zip_longest(theirs, ours))
-
-
-def _step_names(plan: Plan, image: Image, rows: Sequence[tuple[Row | None, Row | None]]) -> dict[int, Step]:
-    """The steps of the build by the rows that their lines are in: those of the last lines of the image's history."""
-    lines = image.image.configuration.history
-    if len(image.steps()) != len(lines):
-        return {}
-    ids = plan.graph.history
-    steps = [None] * (len(lines) - len(ids)) + [plan.graph.step(step_id) for step_id in ids]
-    if len([row for row in rows if row[1] is not None]) != len(lines):
-        steps = [step for step, line in zip(steps, lines, strict=True) if not line.empty_layer]
-    return {number: step for number, step in enumerate(steps) if step is not None}
-
-
-def _name(names: Mapping[int, Step], number: int) -> str:
-    return names[number].id if number in names else f"layer {number + 1}"

@@ -9,53 +9,24 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from local_server import FolderServer
 
 if TYPE_CHECKING:
     from conftest import Mbuild
 
 
-class Site:
-    """A folder that a web server shows: it sends Last-Modified, and 304 to who has it already."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.log: list[tuple[str, str]] = []
-        site = self
-
-        class Handler(SimpleHTTPRequestHandler):
-            def log_request(self, code: object = "-", size: object = "-") -> None:
-                site.log.append((self.path, str(getattr(code, "value", code))))
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def site(tmp_path: Path) -> Iterator[FolderServer]:
     folder = tmp_path / "site"
     folder.mkdir()
-    running = Site(folder)
-    yield running
-    running.close()
+    with FolderServer(folder) as running:
+        yield running
 
 
 def files(mbuild: Mbuild, layout: Path) -> dict[str, bytes]:
@@ -69,7 +40,7 @@ def files(mbuild: Mbuild, layout: Path) -> dict[str, bytes]:
     return found
 
 
-def test_a_file_is_fetched_once_and_asked_for_afterwards(mbuild: Mbuild, site: Site) -> None:
+def test_a_file_is_fetched_once_and_asked_for_afterwards(mbuild: Mbuild, site: FolderServer) -> None:
     (site.folder / "tool").write_text("first")
     context = mbuild.context(f"FROM scratch\nADD --chmod=755 {site.url}/tool /bin/\n")
     layout = mbuild.folder / "layout"
@@ -90,7 +61,7 @@ def test_a_file_is_fetched_once_and_asked_for_afterwards(mbuild: Mbuild, site: S
     assert mbuild.left_over() == []
 
 
-def test_a_checksum_saves_every_question_and_stops_what_is_not_it(mbuild: Mbuild, site: Site) -> None:
+def test_a_checksum_saves_every_question_and_stops_what_is_not_it(mbuild: Mbuild, site: FolderServer) -> None:
     (site.folder / "tool").write_text("right")
     checksum = hashlib.sha256(b"right").hexdigest()
     context = mbuild.context(f"FROM scratch\nADD --checksum=sha256:{checksum} {site.url}/tool /tool\n")
@@ -106,7 +77,7 @@ def test_a_checksum_saves_every_question_and_stops_what_is_not_it(mbuild: Mbuild
     assert mbuild.left_over() == []
 
 
-def test_a_repository_is_added_at_a_tag(mbuild: Mbuild, site: Site) -> None:
+def test_a_repository_is_added_at_a_tag(mbuild: Mbuild, site: FolderServer) -> None:
     work = mbuild.folder / "work"
     work.mkdir()
     bare = site.folder / "project.git"
@@ -163,7 +134,7 @@ def test_an_interrupt_stops_a_download_and_leaves_nothing(mbuild: Mbuild) -> Non
 
 
 @pytest.mark.vm
-def test_a_step_in_a_machine_sees_what_was_added(mbuild: Mbuild, busybox: str, site: Site) -> None:
+def test_a_step_in_a_machine_sees_what_was_added(mbuild: Mbuild, busybox: str, site: FolderServer) -> None:
     (site.folder / "tool").write_text("#!/bin/sh\necho it came from afar\n")
     context = mbuild.context(f"FROM {busybox}\nADD --chmod=755 {site.url}/tool /tool\nRUN /tool\n")
     assert "it came from afar" in mbuild.ok("--progress=plain", context).stderr

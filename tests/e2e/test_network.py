@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from local_server import LocalServer, QuietHandler
 
 if TYPE_CHECKING:
     from conftest import Mbuild
@@ -20,22 +19,16 @@ pytestmark = pytest.mark.vm
 def web() -> Iterator[int]:
     """The port of a web server on this machine's loopback interface, which is also a proxy."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            body = f"you asked for {self.path}\n".encode()
             self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(f"you asked for {self.path}\n".encode())
+            self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with LocalServer(Handler) as server:
+        yield server.port
 
 
 def test_names_rules_and_the_log(mbuild: Mbuild, busybox: str, web: int) -> None:

@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +13,9 @@ import pytest
 
 from engine.events import BuildEnded, Outcome, Planned, StepEnded, StepOutput, WarningRaised
 from engine.layers.entry import NORMAL_TIME
+from engine.outersandbox import OuterSandbox
 from engine.output.spec import parse_output
-from engine.vm.execution import Execution, Output, Result
-from engine.vm.fake import FakeSandbox
+from engine.vm.execution import Execution, Output, Result, Sandbox
 from machinefile.errors import InterruptedBuildError, MachinefileError, MbuildError, StepError, TransferError
 
 if TYPE_CHECKING:
@@ -362,24 +361,18 @@ COPY --from=two /two /
 """
 
 
-@dataclass
-class Watched:
+class Watched(OuterSandbox):
     """A sandbox that does something before each command."""
 
-    sandbox: FakeSandbox
-    before: Callable[[Execution, threading.Event], object]
+    def __init__(self, inner: Sandbox, before: Callable[[Execution, threading.Event], object]) -> None:
+        super().__init__(inner)
+        self.before = before
 
     @contextmanager
     def execute(self, execution: Execution, output: Output, cancelled: threading.Event) -> Iterator[Result]:
         self.before(execution, cancelled)
-        with self.sandbox.execute(execution, output, cancelled) as result:
+        with super().execute(execution, output, cancelled) as result:
             yield result
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.sandbox, name)
-
-    def forget(self) -> None:
-        self.sandbox.forget()
 
 
 def test_stages_that_do_not_need_one_another_run_side_by_side(workshop: Workshop) -> None:

@@ -99,7 +99,7 @@ def test_what_the_guard_refuses_leaves_nothing(store: Store) -> None:
 
 
 def test_a_tar2sqfs_that_fails_is_told_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk_module, "_COMPRESSION", ("-c", "nothing-of-the-kind"))
+    monkeypatch.setattr(disk_module, "COMPRESSION", ("-c", "nothing-of-the-kind"))
     with pytest.raises(HostError) as caught:
         layers_of(store).add_changes(io.BytesIO(changes_of(*ITEMS)), ())
     assert caught.value.code == "disk-failed"

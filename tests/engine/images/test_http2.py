@@ -187,9 +187,7 @@ def test_a_registry_in_plain_http_is_spoken_to_in_http_1(registry, heard) -> Non
 
 
 def test_a_server_without_http2_is_spoken_to_in_http_1(fault_server, reply, certificate, connect, heard) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate[1], certificate[0])
-    fault_server.wrap(context)
+    fault_server.secure(certificate)
     fault_server.on(f"/v2/tool/blobs/{BLOB.digest}", reply(200, DATA))
     assert fetch(connect(fault_server.address), fault_server.address) == DATA
     assert [version for _, _, version in heard] == ["HTTP/1.1"]

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import random
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -164,9 +163,7 @@ def test_a_password_does_not_follow_an_upload_to_another_host(
 
 
 def test_an_upload_does_not_leave_tls(registry, elsewhere, login, new_client, certificate) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate[1], certificate[0])
-    registry.wrap(context)
+    registry.secure(certificate)
     plain = (RegistryEntry(elsewhere.address, plain_http=False),)
     settings = RegistrySettings(
         entries=(RegistryEntry(registry.address, plain_http=False, ca=(certificate[1],)), *plain)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,7 @@ BLOB_PATH = f"/v2/tool/blobs/{BLOB.digest}"
 @pytest.fixture
 def secure(fault_server: Any, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Any:
     """The server behind TLS, and loopback not taken for plain HTTP."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate[1], certificate[0])
-    fault_server.wrap(context)
+    fault_server.secure(certificate)
     monkeypatch.setattr(RegistrySettings, "is_plain", lambda self, registry: registry in self.insecure)
     return fault_server
 

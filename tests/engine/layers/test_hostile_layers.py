@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.layers.disk import prepare_layer
+from engine.layers.layerdisk import prepare_layer
 from engine.layers.limits import LayerLimits
 from engine.layers.tarread import LayerReader
 from machinefile.errors import MbuildError, UntrustedDataError

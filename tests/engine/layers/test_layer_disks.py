@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 
 from engine.layers import disk as disk_module
-from engine.layers.disk import disk_id, disk_path, make_disk, making_disk, prepare_layer
+from engine.layers.disk import making_disk
 from engine.layers.entry import Entry, EntryType
 from engine.layers.flatten import merge_disk
 from engine.layers.index import LayerIndex
+from engine.layers.layerdisk import disk_id, disk_path, make_disk, prepare_layer
 from engine.layers.limits import LayerLimits
 from engine.layers.root import RootView
 from engine.layers.tarwrite import Item, write_layer

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from engine.layers.changes import layer_from_changes, read_changes
 from engine.layers.changes_write import write_changes
 from engine.layers.content import LayerFiles
-from engine.layers.disk import prepare_layer
 from engine.layers.entry import NORMAL_TIME, Entry, EntryType
 from engine.layers.flatten import Folder, flatten
 from engine.layers.index import LayerIndex
+from engine.layers.layerdisk import prepare_layer
 from engine.layers.limits import LayerLimits
 from engine.layers.root import Located, RootView
 from engine.layers.tarwrite import Item, canonical, write_layer

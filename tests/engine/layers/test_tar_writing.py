@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.layers.entry import NORMAL_TIME, Entry, EntryType
-from engine.layers.tarwrite import Item, header_blocks, write_layer
+from engine.layers.headerwrite import header_blocks
+from engine.layers.tarwrite import Item, write_layer
 from machinefile.errors import HostError
 
 LONG = "usr/" + "long/" * 30 + "name"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from output_support import CAPABILITY, RICH, TIME, device, file, folder, hard_link, layer, member, run, symlink, tell
 
 from engine.layers.content import LayerFiles
-from engine.layers.disk import prepare_layer
 from engine.layers.flatten import merged_entries
+from engine.layers.layerdisk import prepare_layer
 from engine.layers.limits import LayerLimits
 from engine.layers.root import RootView
 from engine.output.ext4 import make_ext4

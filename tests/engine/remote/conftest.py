@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from local_server import LocalServer, QuietHandler
 
 from cache.store import Store
 from engine.events import Event
@@ -52,7 +52,7 @@ class Asked:
     headers: dict[str, str]
 
 
-class FileServer:
+class FileServer(LocalServer):
     """Serves pages, and remembers what was asked."""
 
     def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
@@ -60,28 +60,17 @@ class FileServer:
         self.asked: list[Asked] = []
         self.sent = 0
         """Bytes of bodies."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._scheme = "http"
+        super().__init__(self._handler())
         if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate[1], certificate[0])
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-            self._scheme = "https"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
+            self.secure(certificate)
+        self.start()
 
     def page(self, body: bytes = b"", **options: object) -> Page:
         """A page, for those that are made when they are asked for."""
         return Page(body, **options)  # type: ignore[arg-type]
 
     def another(self, certificate: tuple[Path, Path]) -> FileServer:
-        """One that speaks TLS, to be closed."""
+        """One that speaks TLS, to be stopped."""
         return FileServer(certificate)
 
     def put(self, path: str, body: bytes = b"", **options: object) -> str:
@@ -89,25 +78,11 @@ class FileServer:
         self.pages[path] = self.page(body, **options)
         return self.url + path
 
-    def close(self) -> None:
-        """Stop."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def handle_one_request(self) -> None:
-                try:
-                    super().handle_one_request()
-                except OSError:  # the client hangs up when it has seen enough
-                    self.close_connection = True
-
-            def do_GET(self) -> None:
+        class Handler(QuietHandler):
+            def do_GET(self) -> None:  # noqa: N802
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 server.asked.append(Asked(self.path, headers))
                 page = server.pages.get(self.path.partition("?")[0], Page(status=404))
@@ -157,9 +132,6 @@ class FileServer:
                 self.wfile.write(data)
                 server.sent += len(data)
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                pass
-
         return Handler
 
 
@@ -168,7 +140,7 @@ def server() -> Iterator[FileServer]:
     """See FileServer."""
     running = FileServer()
     yield running
-    running.close()
+    running.stop()
 
 
 @dataclass

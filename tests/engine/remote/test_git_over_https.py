@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import os
-import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
+from local_server import LocalServer, QuietHandler
 
 from engine.layers.limits import LayerLimits
 from engine.remote.checkout import Checkout
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 LOGIN = "Basic " + base64.b64encode(b"ada:lovelace").decode()
 
 
-class HttpsGit:
+class HttpsGit(LocalServer):
     """`git http-backend` over a folder of repositories; /private/ asks for a login, /moved/ and /plain/ redirect."""
 
     def __init__(self, folder: Path, certificate: tuple[Path, Path]) -> None:
@@ -36,13 +35,8 @@ class HttpsGit:
         self.asked: list[str] = []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                pass
-
-            def do_GET(self) -> None:
+        class Handler(QuietHandler):
+            def do_GET(self) -> None:  # noqa: N802
                 outer.asked.append(self.path)
                 first, _, rest = self.path[1:].partition("/")
                 if first in ("moved", "plain"):
@@ -52,7 +46,7 @@ class HttpsGit:
                 else:
                     self._backend(f"/{rest}" if first == "private" else self.path)
 
-            def do_POST(self) -> None:
+            def do_POST(self) -> None:  # noqa: N802
                 self.do_GET()
 
             def _backend(self, path: str) -> None:
@@ -79,31 +73,19 @@ class HttpsGit:
                 self.end_headers()
                 self.wfile.write(body)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate[1], certificate[0])
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Handler)
+        self.secure(certificate)
 
-    def url(self, rest: str, login: str = "") -> str:
+    def repository(self, rest: str, login: str = "") -> str:
         """The address of a repository."""
-        return f"https://{login}{self.host}/{rest}"
-
-    def close(self) -> None:
-        """Stop."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        return f"https://{login}{self.address}/{rest}"
 
 
 @pytest.fixture
 def https(git_server: GitServer, certificate: tuple[Path, Path]) -> Iterator[HttpsGit]:
     """See HttpsGit; it serves what the git daemon does."""
-    running = HttpsGit(git_server.folder, certificate)
-    yield running
-    running.close()
+    with HttpsGit(git_server.folder, certificate) as running:
+        yield running
 
 
 @pytest.fixture
@@ -163,7 +145,7 @@ def test_branches_tags_commits_and_pull_requests_come_over_https(https: HttpsGit
     def commit(name: str) -> str:
         return subprocess.check_output(["git", "-C", work.folder, "rev-parse", name], text=True).strip()
 
-    address = https.url("project.git")
+    address = https.repository("project.git")
     assert readme(fetch(address)) == "two"
     assert readme(fetch(f"{address}#main")) == "two"
     assert readme(fetch(f"{address}#v1")) == "one"
@@ -185,13 +167,13 @@ def test_submodules_come_over_https_too(
     other.write("inner", "inside")
     other.commit()
     environ = {**os.environ, "GIT_SSL_CAINFO": str(certificate[1])}
-    words = ["submodule", "--quiet", "add", https.url("other.git"), "modules/other"]
+    words = ["submodule", "--quiet", "add", https.repository("other.git"), "modules/other"]
     subprocess.run(["git", "-C", work.folder, *words], check=True, timeout=60, env=environ, capture_output=True)
     work.commit("submodule")
-    tree = fetch(https.url("project.git"))
+    tree = fetch(https.repository("project.git"))
     with tree.open("modules/other/inner") as file:
         assert file.read() == b"inside"
-    assert fetch(https.url("project.git?submodules=false")).entry("modules/other/inner") is None
+    assert fetch(https.repository("project.git?submodules=false")).entry("modules/other/inner") is None
 
 
 def test_a_certificate_can_be_named_as_git_has_it(
@@ -199,7 +181,7 @@ def test_a_certificate_can_be_named_as_git_has_it(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
     monkeypatch.setenv("GIT_SSL_CAINFO", str(certificate[1]))
-    assert readme(fetch(https.url("project.git"))) == "two"
+    assert readme(fetch(https.repository("project.git"))) == "two"
 
 
 def test_a_certificate_that_nobody_knows_is_said_to_be_the_trouble(
@@ -209,7 +191,7 @@ def test_a_certificate_that_nobody_knows_is_said_to_be_the_trouble(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_SSL_NO_VERIFY", "1")
     with pytest.raises(TransferError, match="certificate") as caught:
-        fetch(https.url("project.git"))
+        fetch(https.repository("project.git"))
     assert caught.value.code == "git-untrusted-certificate"
     assert "SSL_CERT_FILE" in caught.value.hint
 
@@ -220,15 +202,15 @@ def test_a_private_repository_is_refused_without_a_prompt_and_the_way_out_is_tol
 ) -> None:
     for login in ("", "ada:wrong@"):
         with pytest.raises(TransferError) as caught:
-            fetch(https.url("private/project.git", login))
+            fetch(https.repository("private/project.git", login))
         assert caught.value.code == "git-refused"
         assert "credentials" in caught.value.hint
         assert "wrong" not in caught.value.message
-    assert readme(fetch(https.url("private/project.git", "ada:lovelace@"))) == "two"
+    assert readme(fetch(https.repository("private/project.git", "ada:lovelace@"))) == "two"
 
 
 @pytest.mark.usefixtures("trusted")
 def test_a_redirect_is_followed_but_never_to_plain_http(https: HttpsGit, work: Work, fetch: Fetcher) -> None:
-    assert readme(fetch(https.url("moved/project.git"))) == "two"
+    assert readme(fetch(https.repository("moved/project.git"))) == "two"
     with pytest.raises(TransferError, match="http"):
-        fetch(https.url("plain/project.git"))
+        fetch(https.repository("plain/project.git"))

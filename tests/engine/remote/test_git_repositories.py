@@ -7,12 +7,11 @@ import shutil
 import subprocess
 import threading
 import time
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from local_server import FolderServer
 
 from engine.layers.entry import EntryType
 from engine.layers.limits import LayerLimits
@@ -171,22 +170,10 @@ def test_a_plain_web_server_will_do(bench: Bench, work: Work) -> None:
     work.write("f", "new")
     work.commit()
     run_git(work.bare, "update-server-info")
-    handler = partial(_Quiet, directory=str(work.bare.parent))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            url = f"http://127.0.0.1:{server.server_address[1]}/project.git"
-            assert content(bench.checkout(url), "f") == "new"
-            assert content(bench.checkout(f"{url}#{old}", into="other"), "f") == "old"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
+    with FolderServer(work.bare.parent) as server:
+        url = f"{server.url}/project.git"
+        assert content(bench.checkout(url), "f") == "new"
+        assert content(bench.checkout(f"{url}#{old}", into="other"), "f") == "old"
 
 
 def test_submodules_come_along_with_relative_addresses_and_in_one_another(bench: Bench, git_server: GitServer) -> None:

@@ -293,7 +293,7 @@ def test_no_redirect_leads_from_tls_to_plain_http(
             assert raised.value.code == "remote-failed"
         assert server.asked == []
     finally:
-        secure.close()
+        secure.stop()
 
 
 def test_a_certificate_that_nobody_knows_is_not_trusted(
@@ -304,6 +304,6 @@ def test_a_certificate_that_nobody_knows_is_not_trusted(
         with pytest.raises(TransferError) as raised:
             browser.web.pin(secure.put("/f", b"hello"))
     finally:
-        secure.close()
+        secure.stop()
     assert raised.value.code == "remote-untrusted-certificate"
     assert "registr" not in raised.value.message + raised.value.hint
