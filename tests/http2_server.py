@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ class Answer:
     """Say goodbye (GOAWAY) after the body, and hang up."""
     early: bool = False
     """Answer as soon as the request's headers are there, then reset its stream without an error."""
+    pings: bool = False
+    """Never answer, and ask for signs of life without end."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,10 @@ class _Connection:
             self._server.seen.append(asked)
             self._asked[event.stream_id] = asked
             answer = self._answers[event.stream_id] = self._answer(asked)
+            while answer.pings:  # until the client hangs up
+                self._state.ping(bytes(8))
+                self._flush()
+                time.sleep(0.005)
             if answer.early:
                 self._begin(event.stream_id, answer)
                 self._send(event.stream_id)

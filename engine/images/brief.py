@@ -10,20 +10,19 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from engine.images.failures import broken, unreachable
 from engine.images.policy import RegistrySettings, TransferPolicy, Trust, is_loopback
+from engine.images.watch import Watch
 from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     from email.message import Message
     from http.client import HTTPConnection, HTTPResponse
-    from socket import socket
     from ssl import SSLContext
-    from threading import Event
 
 MAX_SENT = 1 << 15
 """Bytes of a brief request's body."""
@@ -112,30 +111,27 @@ class BriefAnswer:
     headers: BriefHeaders
     url: BriefAddress
     response: HTTPResponse
-    late: Event
-    """Set before the connection is ended here: an end that comes then is not the registry's."""
+    watch: Watch
 
     def iter_raw(self) -> Iterator[bytes]:
         """See Answer. Raises TransferError and RetryableError."""
-        from http.client import HTTPException, IncompleteRead
+        from http.client import IncompleteRead
 
-        try:
+        with _translated(self.url.host, self.watch):
             # read1: what has come, however little, so that whoever reads can look at the clock.
             while part := self.response.read1(_CHUNK):
                 yield part
             if self.response.length:  # of which read1 says nothing
                 raise IncompleteRead(b"", self.response.length)
-            _check(self.late)
-        except (OSError, HTTPException) as error:
-            raise broken(self.url.host, error) from error
 
 
 class BriefClient:
     """Speaks HTTP/1.1 without proxies and redirects, on connections that are kept; many threads may share one."""
 
-    def __init__(self, settings: RegistrySettings, policy: TransferPolicy) -> None:
+    def __init__(self, settings: RegistrySettings, policy: TransferPolicy, cancelled: threading.Event) -> None:
         self._settings = settings
         self._policy = policy
+        self._cancelled = cancelled
         self._lock = threading.Lock()
         self._idle: dict[tuple[bool, str, int], HTTPConnection] = {}
         self._contexts: dict[Trust, SSLContext] = {}
@@ -170,32 +166,24 @@ class BriefClient:
         whole exchange may take that and the policy's `small_deadline`, also where there always comes a little.
 
         Raises TransferError (`registry-unreachable`, `registry-untrusted-certificate`, `registry-unauthorized`),
-        UsageError (`registry-config-invalid`), RetryableError.
+        UsageError (`registry-config-invalid`), RetryableError, InterruptedBuildError.
         """
-        from http.client import HTTPException
-
-        connection = self._take(address)
-        keep = False
-        late = threading.Event()  # not the timer's own, which it sets when the connection has long been ended
-        # The socket itself: the client lets go of it where the answer's end is the connection's.
-        end = threading.Timer(patience + self._policy.small_deadline, _hang_up, (connection.sock, late))
-        end.daemon = True
+        connection, keep = self._take(address), False
+        watch = Watch(self._cancelled, patience + self._policy.small_deadline)
+        watch.follow(connection.sock)  # the client lets go of it where the answer's end is the connection's
         try:
-            end.start()
-            try:
-                connection.sock.settimeout(patience)
-                connection.request(method, address.target, body=content, headers=dict(headers))
-                response = connection.getresponse()
-                _check(late)
-            except (OSError, HTTPException) as error:
-                raise broken(address.host, error) from error
-            yield BriefAnswer(response.status, BriefHeaders(response.headers), address, response, late)
-            if not response.length and not response.chunked:
-                response.read()  # nothing, but only then does it give its connection back
-            keep = response.isclosed() and not response.will_close
+            with watch:
+                watch.begin()
+                with _translated(address.host, watch):
+                    connection.sock.settimeout(patience)
+                    connection.request(method, address.target, body=content, headers=dict(headers))
+                    response = connection.getresponse()
+                yield BriefAnswer(response.status, BriefHeaders(response.headers), address, response, watch)
+                if not response.length and not response.chunked:
+                    response.read()  # nothing, but only then does it give its connection back
+                keep = response.isclosed() and not response.will_close
         finally:
-            end.cancel()
-            self._give_back(address, connection, keep=keep and not late.is_set())
+            self._give_back(address, connection, keep=keep and not watch.late)
 
     def _take(self, address: BriefAddress) -> HTTPConnection:
         with self._lock:
@@ -235,23 +223,15 @@ class BriefClient:
         connection.close()
 
 
-def _check(late: Event) -> None:
-    """To http.client a connection's end is the end of headers, and of a body without a length: neither is whole then.
+@contextmanager
+def _translated(host: str, watch: Watch) -> Iterator[None]:
+    from http.client import HTTPException
 
-    Raises TimeoutError.
-    """
-    if late.is_set():
-        raise TimeoutError("it did not answer in time")
-
-
-def _hang_up(connection: socket, late: Event) -> None:
-    """Ends what another thread waits for: it finds the connection closed."""
-    from socket import SHUT_RDWR, socket
-
-    late.set()
-    with suppress(OSError):
-        # Not TLS's own: that one would have the other thread go on in the clear.
-        socket.shutdown(connection, SHUT_RDWR)
+    try:
+        with watch.over():
+            yield
+    except (OSError, HTTPException) as error:
+        raise broken(host, error) from error
 
 
 def _origin(address: BriefAddress) -> tuple[bool, str, int]:

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 from engine.images import tls
 from engine.images.policy import RegistrySettings, Trust, is_loopback
 from engine.images.retry import RetryableError
+from engine.images.watch import Watch
 from machinefile.errors import InterruptedBuildError, TransferError
 from machinefile.values import dataclass
 
 if TYPE_CHECKING:
     import httpx
+
+    from engine.images.line import Line
 
 _MOST = 16
 """Exchanges at a time; nobody who has a client may wait for a second one."""
@@ -51,7 +54,7 @@ class Clients:
         self._cancelled = cancelled
         self._lock = threading.Lock()
         self._free = threading.BoundedSemaphore(_MOST)
-        self._idle: dict[_Kind, list[httpx.Client]] = {}
+        self._idle: dict[_Kind, list[Line]] = {}
         self._contexts: dict[tuple[Trust, bool], ssl.SSLContext] = {}
         self._closed = False
 
@@ -59,14 +62,15 @@ class Clients:
         """Close what is idle now, and the others as they come back."""
         with self._lock:
             self._closed = True
-            idle = [client for clients in self._idle.values() for client in clients]
+            idle = [line for lines in self._idle.values() for line in lines]
             self._idle.clear()
-        for client in idle:
-            client.close()
+        for line in idle:
+            line.close()
 
     @contextmanager
-    def exchange(self, request: httpx.Request, *, bulk: bool) -> Iterator[httpx.Response]:
+    def exchange(self, request: httpx.Request, *, bulk: bool, patience: float) -> Iterator[httpx.Response]:
         """Send a request; the answer's body is not read yet. `bulk` asks for HTTP/1.1, whatever the server offers.
+        `patience` is how many seconds the headers, or a part of the body, may take to come, in however small pieces.
 
         Raises what httpx raises, RetryableError when too many exchanges are under way, TransferError
         (`proxy-invalid`), UsageError (`registry-config-invalid`), InterruptedBuildError.
@@ -74,16 +78,14 @@ class Clients:
         kind = self._kind(request.url, bulk=bulk)
         self._wait()
         try:
-            client, keep = self._take(kind), False
+            line, keep = self._take(kind), False
+            watch = Watch(self._cancelled, patience)
             try:
-                response = client.send(request, stream=True)
-                try:
+                with line.exchange(request, watch) as response:
                     yield response
                     keep = _is_spent(response)
-                finally:
-                    response.close()
             finally:
-                self._give_back(kind, client, keep=keep)
+                self._give_back(kind, line, keep=keep and not watch.late)
         finally:
             self._free.release()
 
@@ -102,13 +104,13 @@ class Clients:
                 message = f"{_MOST} requests are under way, and none of them ends"
                 raise RetryableError(TransferError(message, code="registry-failed", hint="try again"))
 
-    def _take(self, kind: _Kind) -> httpx.Client:
+    def _take(self, kind: _Kind) -> Line:
         with self._lock:
             idle = self._idle.get(kind)
             if idle:
                 return idle.pop()
             context = self._context(kind)
-        return _new_client(context, kind)
+        return _new_line(context, kind)
 
     def _context(self, kind: _Kind) -> ssl.SSLContext:
         if kind.trust is None:
@@ -118,24 +120,24 @@ class Clients:
             self._contexts[key] = tls.context(kind.trust, http2=kind.http2)
         return self._contexts[key]
 
-    def _give_back(self, kind: _Kind, client: httpx.Client, *, keep: bool) -> None:
-        surplus = client
+    def _give_back(self, kind: _Kind, line: Line, *, keep: bool) -> None:
+        surplus = line
         with self._lock:
             if keep and not self._closed:
                 idle = self._idle.setdefault(kind, [])
-                idle.append(client)
+                idle.append(line)
                 if sum(map(len, self._idle.values())) <= _MOST:
                     return
                 surplus = self._longest_idle()
         surplus.close()
 
-    def _longest_idle(self) -> httpx.Client:
+    def _longest_idle(self) -> Line:
         """Of any kind, as far as this is known: kinds are in the order of their first use."""
-        kind = next(kind for kind, clients in self._idle.items() if clients)
-        client = self._idle[kind].pop(0)
+        kind = next(kind for kind, lines in self._idle.items() if lines)
+        line = self._idle[kind].pop(0)
         if not self._idle[kind]:
             del self._idle[kind]
-        return client
+        return line
 
 
 def authority(url: httpx.URL) -> str:
@@ -144,11 +146,13 @@ def authority(url: httpx.URL) -> str:
     return f"{host}:{url.port}" if url.port else host
 
 
-def _new_client(context: ssl.SSLContext, kind: _Kind) -> httpx.Client:
+def _new_line(context: ssl.SSLContext, kind: _Kind) -> Line:
     import httpx
 
+    from engine.images.line import Line
+
     try:
-        return httpx.Client(
+        client = httpx.Client(
             verify=context,
             trust_env=kind.proxied,
             http2=kind.http2,
@@ -161,6 +165,7 @@ def _new_client(context: ssl.SSLContext, kind: _Kind) -> httpx.Client:
             code="proxy-invalid",
             hint="check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY",
         ) from error
+    return Line(client)
 
 
 def _is_spent(response: httpx.Response) -> bool:

@@ -44,7 +44,7 @@ class Transport:
         self.policy = policy
         self.cancelled = cancelled or threading.Event()
         self._clients = Clients(settings, self.cancelled)
-        self._brief = BriefClient(settings, policy)
+        self._brief = BriefClient(settings, policy, self.cancelled)
         self._is_long = False
 
     def __enter__(self) -> Transport:
@@ -101,7 +101,8 @@ class Transport:
                 content=content() if callable(content) else content,
                 extensions={"timeout": self._timeouts(patience)},
             )
-            with translated(current.host), self._clients.exchange(request, bulk=bulk or long) as response:
+            asked = self._clients.exchange(request, bulk=bulk or long, patience=self._whole(patience))
+            with translated(current.host), asked as response:
                 location = response.headers.get("location")
                 if response.status_code not in _REDIRECTS or not location:
                     yield response
@@ -171,6 +172,10 @@ class Transport:
         if left_tls and not self.settings.is_plain(authority(target)):
             raise _bad_redirect(first, f"from TLS to plain HTTP on {target.host}")
         return target.copy_with(userinfo=b"")
+
+    def _whole(self, patience: float | None) -> float:
+        """Seconds that headers, or a part of a body, may take to come, in however small pieces."""
+        return (patience or self.policy.read_timeout) + self.policy.small_deadline
 
     def _timeouts(self, patience: float | None) -> dict[str, float]:
         """As httpx hands them to httpcore."""

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine.images import brief as brief_requests
 from engine.images.brief import BriefClient
 from engine.images.policy import RegistrySettings, TransferPolicy
 from engine.images.reference import Reference
-from engine.images.retry import RetryableError
 
 BUILD = """
 import json, sys
@@ -33,7 +27,7 @@ print(json.dumps([code, [name for name in ("httpx", "http.client") if name in sy
 
 @pytest.fixture
 def brief() -> BriefClient:
-    return BriefClient(RegistrySettings(), TransferPolicy())
+    return BriefClient(RegistrySettings(), TransferPolicy(), threading.Event())
 
 
 @pytest.fixture(autouse=True)
@@ -115,72 +109,6 @@ def test_a_token_that_is_cut_is_asked_for_again(fault_server, image, reply, new_
     fault_server.on("/token", [reply(200, token.body, cut=len(token.body) - 2), token])
     assert new_client().resolve(tool(fault_server)).digest == image.digest
     assert len(fault_server.paths()) == 2
-
-
-@pytest.fixture
-def slow_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waited goes on before the thread that ended the wait does."""
-
-    def end(*arguments: Any) -> None:
-        hang_up(*arguments)
-        time.sleep(0.2)
-
-    hang_up = brief_requests._hang_up
-    monkeypatch.setattr(brief_requests, "_hang_up", end)
-
-
-@contextmanager
-def endless_server(begins: bytes, goes_on: bytes) -> Iterator[str]:
-    """Its answer never ends. The address."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            connection, _ = listening.accept()
-            with connection, suppress(OSError):
-                connection.sendall(begins)
-                while not over.wait(0.005):
-                    connection.sendall(goes_on)
-
-        over, thread = threading.Event(), threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        finally:
-            over.set()
-            thread.join(10)
-
-
-@pytest.mark.usefixtures("slow_to_end")
-@pytest.mark.parametrize(
-    ("begins", "goes_on"),
-    [(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), (b"HTTP/1.1 200 ", b"a"), (b"HTTP/1.1 200 OK\r\nX: ", b"a")],
-    ids=["interim answers", "a line", "a header"],
-)
-def test_an_answer_that_never_begins_is_given_up(begins: bytes, goes_on: bytes) -> None:
-    """There always comes something, so that no wait for a single byte is too long."""
-    impatient = BriefClient(RegistrySettings(), TransferPolicy(small_deadline=0.2))
-    with (
-        endless_server(begins, goes_on) as url,
-        pytest.raises(RetryableError, match=r"the connection to 127\.0\.0\.1 broke"),
-        impatient.exchange("HEAD", impatient.address(url), {}, None, 0.1),
-    ):
-        pytest.fail("it has not answered")
-
-
-@pytest.mark.usefixtures("slow_to_end")
-@pytest.mark.parametrize(
-    ("headers", "goes_on"), [(b"", b"a"), (b"Transfer-Encoding: chunked\r\n", b"1\r\na\r\n")], ids=["plain", "chunked"]
-)
-def test_a_body_without_a_length_that_never_ends_is_given_up(headers: bytes, goes_on: bytes) -> None:
-    """The end of the connection would be a body's sound end, had the registry ended it."""
-    impatient = BriefClient(RegistrySettings(), TransferPolicy(small_deadline=0.2))
-    with (
-        endless_server(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n", goes_on) as url,
-        impatient.exchange("GET", impatient.address(url), {}, None, 0.1) as answer,
-        pytest.raises(RetryableError, match=r"the connection to 127\.0\.0\.1 broke"),
-    ):
-        for _ in answer.iter_raw():
-            pass
 
 
 def test_several_headers_of_one_name_are_all_seen(fault_server, reply, brief) -> None:
