@@ -27,9 +27,21 @@
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
 #endif
+#ifndef SYS_pidfd_getfd
+#define SYS_pidfd_getfd 438
+#endif
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#define SYS_move_mount 429
+#endif
+#define TREE_CLONE 1u
+#define TREE_RECURSIVE 0x8000u
+#define MOVE_FROM_FD 0x04u
+#define MOVE_TO_FOLLOWS_LINKS 0x10u
 #define CHUNK 65536
 #define MOUNT_LIMIT 40
 #define MOUNT_IF_THERE (1ull << 40)
+#define NAMESPACES_WAIT (1ull << 40)
 
 enum reads { READS_NOTHING, READS_INPUT, READS_TERMINAL };
 struct process {
@@ -46,6 +58,12 @@ static struct process processes[PROCESS_LIMIT];
 static int process_count;
 static int joined = -1; /* a pidfd: the next process runs where that one does */
 
+/* The process of OP_PREPARE, and the agent's ends of its pipes. */
+static struct {
+    pid_t pid;
+    int order, report, output[2];
+} waiting;
+
 /* How the next process reads; see OP_ATTACH. */
 static struct {
     enum reads reads;
@@ -55,7 +73,7 @@ static struct {
 /* What SPAWN carries, in this order. */
 struct order {
     const char *root;
-    uint64_t namespaces; /* CLONE_NEW... */
+    uint64_t namespaces; /* CLONE_NEW..., or NAMESPACES_WAIT: the process is the one that waits */
     uid_t uid;
     gid_t gid;
     uint64_t group_count;
@@ -67,7 +85,7 @@ struct order {
     struct {
         uint64_t resource, soft, hard;
     } limits[16];
-    uint64_t mount_count; /* made inside the root, in the process's own namespaces */
+    uint64_t mount_count; /* made inside the root, in the process's own namespaces; by one that waited, moved there */
     struct {
         const char *source, *target, *type, *data;
         uint64_t flags; /* with MOUNT_IF_THERE: no error where the target or the type is not there */
@@ -169,55 +187,138 @@ static int take_terminal(const struct order *order) {
     return 0;
 }
 
-/* In the child, from here to the program; gives what it failed on, with errno. */
-static const char *become(const struct order *order) {
+/* In the child, from here to the program. Each of these gives what it failed on, with errno, or NULL. */
+static const char *leave_shelter(void) {
     int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (fd < 0 || write(fd, "0", 1) != 1)
         return "oom_score_adj";
     close(fd);
-    if (joined >= 0 && setns(joined, CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWNET))
-        return "namespaces";
-    if (*order->root) {
-        /* As switch_root does it: what lies under the moved mount cannot be reached again. */
-        if (chdir(order->root) || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/"))
-            return order->root;
-    }
-    if ((order->namespaces & CLONE_NEWNET) && (errno = link_up("lo", "", "", "")))
-        return "lo";
+    return NULL;
+}
+
+/* As switch_root does it: what lies under the moved mount cannot be reached again. */
+static const char *enter(const char *root) {
+    return chdir(root) || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/") ? root : NULL;
+}
+
+static const char *make_mounts(const struct order *order) {
     for (uint64_t i = 0; i < order->mount_count; i++)
         if (mount(order->mounts[i].source, order->mounts[i].target, order->mounts[i].type,
                   (unsigned long)(order->mounts[i].flags & ~MOUNT_IF_THERE), order->mounts[i].data) &&
             !(order->mounts[i].flags & MOUNT_IF_THERE && (errno == ENOENT || errno == ENODEV)))
             return order->mounts[i].target;
-    if (order->terminal >= 0 && take_terminal(order))
-        return "the terminal";
+    return NULL;
+}
+
+static const char *limit(const struct order *order) {
     for (uint64_t i = 0; i < order->limit_count; i++)
         if (setrlimit((int)order->limits[i].resource,
                       &(struct rlimit){order->limits[i].soft, order->limits[i].hard}))
             return "resource limits";
-    if (chdir(order->folder))
-        return order->folder;
     if (drop_capabilities(order->capabilities))
         return "capabilities";
-    if (setgroups(order->group_count, order->groups) || setgid(order->gid) || setuid(order->uid))
-        return "user and groups";
     umask(order->umask);
-    environ = (char **)order->environment;
-    execvp(order->argv[0], (char **)order->argv);
-    return "";
+    return NULL;
 }
 
-static _Noreturn void child(const struct order *order, int in, int out, int err, int report) {
+static const char *become(const struct order *order) {
+    const char *what;
+    if ((what = leave_shelter()))
+        return what;
+    if (joined >= 0 && setns(joined, CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWNET))
+        return "namespaces";
+    if (*order->root && (what = enter(order->root)))
+        return what;
+    if ((order->namespaces & CLONE_NEWNET) && (errno = link_up("lo", "", "", "")))
+        return "lo";
+    if ((what = make_mounts(order)))
+        return what;
+    if (order->terminal >= 0 && take_terminal(order))
+        return "the terminal";
+    return limit(order);
+}
+
+/* One that waited: its mounts are there, and those of the step are in a tree that the agent has. */
+static const char *resume(const struct order *order, int agent, int tree) {
+    int own[MOUNT_LIMIT];
+    const char *what;
+    if ((tree = (int)syscall(SYS_pidfd_getfd, agent, tree, 0)) < 0 ||
+        syscall(SYS_move_mount, tree, "", AT_FDCWD, order->root, MOVE_FROM_FD))
+        return order->root;
+    for (uint64_t i = 0; i < order->mount_count; i++)
+        if ((own[i] = open(order->mounts[i].source, O_PATH | O_CLOEXEC)) < 0)
+            return order->mounts[i].source;
+    if ((what = enter(order->root)))
+        return what;
+    for (uint64_t i = 0; i < order->mount_count; i++)
+        if (syscall(SYS_move_mount, own[i], "", AT_FDCWD, order->mounts[i].target,
+                    MOVE_FROM_FD | MOVE_TO_FOLLOWS_LINKS))
+            return order->mounts[i].target;
+    /* /dev/stdout leads to the pipe itself, which its user must be able to open */
+    return fchown(1, order->uid, order->gid) || fchown(2, order->uid, order->gid) ? "the output" : NULL;
+}
+
+/* What is left when `what` went well; in the end, or where something failed, the child is gone. */
+static _Noreturn void run(const struct order *order, const char *what, int report) {
+    if (!what && chdir(order->folder))
+        what = order->folder;
+    if (!what && (setgroups(order->group_count, order->groups) || setgid(order->gid) || setuid(order->uid)))
+        what = "user and groups";
+    if (what) {
+        dprintf(report, "%d %s", errno, what);
+        _exit(125);
+    }
+    environ = (char **)order->environment;
+    execvp(order->argv[0], (char **)order->argv);
+    int error = errno; /* the command itself cannot be started: the step fails, as in a shell */
+    dprintf(2, "exec %s: %s\n", order->argv[0], strerror(error));
+    _exit(error == ENOENT ? 127 : 126);
+}
+
+static void settle(const struct order *order, const int standard[3]) {
     signal(SIGPIPE, SIG_DFL);
     setsid();
-    if (order->terminal >= 0 || (dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err, 2) >= 0)) {
-        const char *what = become(order);
-        int error = errno;
-        if (!*what) /* the command itself cannot be started: the step fails, as in a shell */
-            dprintf(2, "exec %s: %s\n", order->argv[0], strerror(error));
-        if (!*what)
-            _exit(error == ENOENT ? 127 : 126);
-        dprintf(report, "%d %s", error, what);
+    for (int number = 0; number < 3 && order->terminal < 0; number++)
+        if (dup2(standard[number], number) < 0)
+            _exit(125);
+}
+
+static bool transfer(int fd, void *data, size_t length, bool out) {
+    for (uint8_t *at = data; length;) {
+        ssize_t n = out ? write(fd, at, length) : read(fd, at, length);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return false;
+        at += n;
+        length -= (size_t)n;
+    }
+    return true;
+}
+
+/* What the agent tells the process that waits; then the payload of the SPAWN follows. */
+struct call {
+    uint64_t length;
+    int tree;
+};
+
+static _Noreturn void await(struct order *order, int agent, int calls, int report) {
+    static uint8_t room[WINDOW];
+    struct call call;
+    const char *what = leave_shelter();
+    memset(room, 1, sizeof room); /* its pages are there, and need not come when it is called */
+    if (!what)
+        what = make_mounts(order);
+    if (!what)
+        what = limit(order);
+    if (what)
+        dprintf(report, "%d %s", errno, what);
+    else if (write(report, "+", 1) == 1 && transfer(calls, &call, sizeof call, false)) {
+        uint8_t *payload = call.length <= sizeof room ? room : grow(NULL, call.length);
+        struct args args = {payload, payload + call.length, false};
+        *order = (struct order){.terminal = -1};
+        if (transfer(calls, payload, call.length, false) && !read_order(order, &args))
+            run(order, resume(order, agent, call.tree), report);
     }
     _exit(125);
 }
@@ -266,8 +367,23 @@ static int open_terminal(struct order *order, struct ends *ends, int *slave) {
     return *slave < 0 || ends->ours[0] < 0 ? errno : 0;
 }
 
-static int start(const struct order *order, struct ends *ends, struct process *process) {
+/* Waits until the program runs; its process is gone where it does not. */
+static int started(int report, pid_t pid) {
     static char failure[4200];
+    ssize_t n = 0;
+    while ((n = read(report, failure, sizeof failure - 1)) < 0 && errno == EINTR)
+        ;
+    if (n <= 0)
+        return 0;
+    failure[n] = 0;
+    char *what;
+    int error = (int)strtol(failure, &what, 10);
+    fault = what + 1;
+    waitpid(pid, NULL, 0);
+    return error;
+}
+
+static int start(const struct order *order, struct ends *ends, struct process *process) {
     int report[2];
     if (pipe2(report, O_CLOEXEC))
         return errno;
@@ -275,8 +391,10 @@ static int start(const struct order *order, struct ends *ends, struct process *p
     long pid = -1;
     if (joined < 0 || !setns(joined, CLONE_NEWPID))
         pid = syscall(SYS_clone, (long)order->namespaces | SIGCHLD, 0, 0, 0, 0);
-    if (pid == 0)
-        child(order, ends->theirs[0], ends->theirs[1], ends->theirs[2], report[1]);
+    if (pid == 0) {
+        settle(order, ends->theirs);
+        run(order, become(order), report[1]);
+    }
     int error = pid < 0 ? errno : 0;
     if (joined >= 0) {
         int own = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
@@ -286,17 +404,9 @@ static int start(const struct order *order, struct ends *ends, struct process *p
         joined = -1;
     }
     close(report[1]);
-    ssize_t n = 0;
-    while (!error && (n = read(report[0], failure, sizeof failure - 1)) < 0 && errno == EINTR)
-        ;
+    if (!error)
+        error = started(report[0], (pid_t)pid);
     close(report[0]);
-    if (n > 0) {
-        failure[n] = 0;
-        char *what;
-        error = (int)strtol(failure, &what, 10);
-        fault = what + 1;
-        waitpid((pid_t)pid, NULL, 0);
-    }
     process->pid = (pid_t)pid;
     return error;
 }
@@ -322,8 +432,67 @@ static int launch(struct order *order, struct process *process) {
     process->output[0] = ends.ours[1];
     process->output[1] = ends.ours[2];
     process->pending = attached.reads == READS_NOTHING ? NULL : grow(NULL, WINDOW);
-    process->pidfd = (int)syscall(SYS_pidfd_open, process->pid, 0);
     return 0;
+}
+
+int op_prepare(struct args *args) {
+    struct order order = {.terminal = -1};
+    struct ends ends = {{-1, -1, -1}, {-1, -1, -1}};
+    int calls[2], report[2], agent = -1;
+    char answer;
+    int error = waiting.pid ? EBUSY : read_order(&order, args);
+    if (!error && (pipe2(calls, O_CLOEXEC) || pipe2(report, O_CLOEXEC)))
+        error = errno;
+    if (!error)
+        error = open_pipes(&order, &ends);
+    if (!error && (agent = (int)syscall(SYS_pidfd_open, getpid(), 0)) < 0)
+        error = errno;
+    if (!error && (waiting.pid = (pid_t)syscall(SYS_clone, (long)order.namespaces | SIGCHLD, 0, 0, 0, 0)) == 0) {
+        close(calls[1]); /* so that it ends when the agent does not call it any more */
+        settle(&order, ends.theirs);
+        await(&order, agent, calls[0], report[1]);
+    }
+    free(order.argv);
+    free(order.environment);
+    if (error) /* before a template is frozen: what is open does not matter */
+        return error;
+    close_all((int[]){calls[0], report[1], agent}, 3);
+    close_all(ends.theirs, 3);
+    waiting.order = calls[1];
+    waiting.report = report[0];
+    memcpy(waiting.output, ends.ours + 1, sizeof waiting.output);
+    if (waiting.pid < 0)
+        return errno;
+    if (!transfer(waiting.report, &answer, 1, false) || answer != '+')
+        return ECHILD;
+    return 0;
+}
+
+/* Has the process that waits run the program: `payload` is what SPAWN carries. */
+static int call_in(const struct order *order, struct args payload, struct process *process) {
+    struct call call = {.length = (uint64_t)(payload.end - payload.at)};
+    if (waiting.pid <= 0)
+        return ECHILD;
+    call.tree = (int)syscall(SYS_open_tree, AT_FDCWD, order->root, TREE_CLONE | TREE_RECURSIVE | O_CLOEXEC);
+    if (call.tree < 0)
+        return errno;
+    int error = 0;
+    if (!transfer(waiting.order, &call, sizeof call, true) ||
+        !transfer(waiting.order, (void *)payload.at, call.length, true))
+        error = errno;
+    close(waiting.order);
+    if (!error)
+        error = started(waiting.report, waiting.pid);
+    close_all((int[]){waiting.report, call.tree}, 2);
+    *process = (struct process){.pid = waiting.pid, .input = -1, .slave = -1};
+    memcpy(process->output, waiting.output, sizeof process->output);
+    waiting.pid = 0;
+    for (int which = 0; which < 2; which++)
+        if (error)
+            close(process->output[which]);
+        else
+            fcntl(process->output[which], F_SETFL, O_NONBLOCK);
+    return error;
 }
 
 int op_attach(struct args *args) {
@@ -341,9 +510,14 @@ int op_spawn(uint32_t tag, struct args *args) {
     if (process_count == PROCESS_LIMIT)
         return EAGAIN;
     struct process *process = &processes[process_count];
+    struct args payload = *args;
     int error = read_order(&order, args);
-    if (!error)
+    if (!error && order.namespaces & NAMESPACES_WAIT)
+        error = call_in(&order, payload, process);
+    else if (!error)
         error = launch(&order, process);
+    if (!error)
+        process->pidfd = (int)syscall(SYS_pidfd_open, process->pid, 0);
     free(order.argv);
     free(order.environment);
     attached.reads = READS_NOTHING;

@@ -71,7 +71,7 @@ def test_the_machine_of_the_next_command_waits_for_it_with_the_layers_that_were_
     # It may have stood for long: it is made different from its siblings and told the time once more.
     seeded = [at for at, op in enumerate(orders) if op == Op.RESEED]
     assert len(seeded) == 2
-    assert orders.index(Op.PARTITION) < seeded[1] < orders.index(Op.SPAWN)
+    assert orders.index(Op.MOUNT) < seeded[1] < orders.index(Op.SPAWN)
     assert not list((tmp_path / "vm" / "run").iterdir())
 
 
