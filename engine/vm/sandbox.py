@@ -106,7 +106,7 @@ class MicroVmSandbox:
 
     def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
         """Begin to restore a machine for a command to come; see Sandbox."""
-        self._ahead.expect(outlook, cancelled)
+        self._ahead.expect(outlook, cancelled, first=True)
 
     def forget(self) -> None:
         """End the machines that wait for commands; see Sandbox."""
