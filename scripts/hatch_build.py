@@ -33,7 +33,7 @@ def compile_agent(root: Path, machine: str) -> Path:
     """The agent for a machine, relative to `root`; compiled unless it is newer than its sources."""
     target = SOURCES / f"mbuild-agent-{machine}"
     sources = sorted((root / SOURCES).glob("*.c"))
-    made_of = [*sources, root / SOURCES / "agent.h", Path(__file__)]
+    made_of = [*sources, *(root / SOURCES).glob("*.h"), Path(__file__)]
     newest = max(path.stat().st_mtime for path in made_of)
     if (root / target).is_file() and (root / target).stat().st_mtime > newest:
         return target

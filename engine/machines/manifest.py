@@ -9,9 +9,9 @@ from engine.images.descriptor import Descriptor
 from engine.images.jsonvalue import JsonObject, dump
 from engine.layers.limits import VARIABLE, LayerLimits
 from engine.vm.accelerator import Accelerator
-from engine.vm.disks import LEAD
 from engine.vm.execution import Identity
 from engine.vm.frozen import CHANGES, ENTRIES, Frozen, MachineId
+from engine.vm.guestdisks import LEAD
 from machinefile.imageconfig import Pairs
 from machinefile.steps import MachineShape
 from machinefile.values import dataclass

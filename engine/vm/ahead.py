@@ -15,6 +15,8 @@ from machinefile.values import dataclass
 
 _MOST = 2
 """Machines that wait at once: each costs a process, and next to no memory until its command comes."""
+_HEAD_START = 0.1
+"""Seconds that a machine gets to itself at most: its template may have to be made."""
 _POLL = 0.05
 """Seconds between two looks at `cancelled`."""
 
@@ -40,8 +42,12 @@ class Ahead:
         self._ending: list[Future[None]] = []
         self._starter = ThreadPoolExecutor(1, "ahead")
 
-    def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
-        """Begin to restore a machine, unless `cancelled` is set; of too many that wait the oldest is let go."""
+    def expect(self, outlook: Outlook, cancelled: threading.Event, *, first: bool = False) -> None:
+        """Begin to restore a machine, unless `cancelled` is set; of too many that wait the oldest is let go.
+
+        With `first`, what else there is to do stands back until QEMU is started: they would have the interpreter by
+        turns, and it is QEMU that takes long.
+        """
         with self._lock:
             if cancelled.is_set():  # who does that calls `forget` afterwards: none may come behind it
                 return
@@ -50,6 +56,8 @@ class Ahead:
             abandoned = threading.Event()
             started = self._starter.submit(self._waker.wake_ahead, outlook, abandoned)
             self._waiting.append(_Waiting(outlook, started, abandoned))
+        if first:
+            wait([started], _HEAD_START)
 
     def take(self, execution: Execution, cancelled: threading.Event) -> Awake | None:
         """A machine that was restored for such a command, if there is one; it is the caller's then.

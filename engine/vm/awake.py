@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cache.spans import ending, span
-from engine.vm import guest
+from engine.vm import guest, guestdisks
 from engine.vm.channel import Channel, GuestGoneError
-from engine.vm.disks import Disks, make_disks, scratch_image
+from engine.vm.disks import Disks, make_disks
 from engine.vm.execution import SPARE_LAYERS, Execution, Outlook
 from engine.vm.gates import gate_of
 from engine.vm.hypervisor import Attachments, Hypervisor, Machine, Template
@@ -117,8 +117,7 @@ class Waker:
     ) -> Awake:
         with span("start", "vm"), ExitStack() as home:
             folder = home.enter_context(ending(run_folder(self.runtime_dir), "clean up", "vm"))
-            scratch = scratch_image(self.vm_dir / "scratch", outlook.shape.disk)
-            disks = make_disks(folder, outlook.disks, scratch, extra, caches, spare=spare)
+            disks = make_disks(folder, outlook.disks, template.disk, extra, caches, spare=spare)
             gate = gate_of(outlook, ports)
             restrict = outlook.network is NetworkMode.NONE
             attachments = Attachments(folder, disks.layers, disks.writable, restrict, gate, ports)
@@ -128,5 +127,5 @@ class Waker:
                 channel = Channel(machine.agent, watch)
                 hello = channel.post([command(Op.HELLO)])
                 differing = guest.refresh(guest.seed(), time.time_ns())
-                told = channel.post([*differing, *guest.attach(disks.map)])
+                told = channel.post([*differing, *guestdisks.attach(disks.map)])
                 return Awake(outlook, machine, channel, watch, disks, gate, home.pop_all(), life.pop_all(), hello, told)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine import process
-from engine.vm.guest import DiskMap, Region
+from engine.vm.guestdisks import CHANGES_SIZE, LEAD, SLOT, SLOTS, SLOTS_END, DiskMap, Region, lay_out
 from engine.vm.qemu_argv import DISK_SIZE
 from machinefile.errors import HostError
 from machinefile.values import dataclass
@@ -22,13 +22,10 @@ from machinefile.values import dataclass
 SECTOR = 512
 LAYER_LIMIT = 250
 """Layers that one root may have: a disk has at most 255 partitions."""
-CHANGES_SIZE = 1 << 40
-"""Bytes of the disk that the changed files are written to; sparse, so that it costs what is written."""
 SPARE_SIZE = 64 << 20
 """Bytes that a layer may have which comes on top of a disk that was made ahead: it is copied."""
-LEAD = 4096
-"""Bytes of zeros before the first layer: no kernel finds a partition table there, whatever is in a layer."""
 _SCRATCH = "scratch"
+_LEAD = "lead"
 _SCRATCH_VERSION = 1
 _FICLONE = 0x40049409
 """Of ioctl_ficlonerange(2)."""
@@ -54,15 +51,6 @@ def vmdk_descriptor(extents: Sequence[Extent]) -> str:
     lines = [f'RW {extent.length // SECTOR} FLAT "{extent.name}" 0' for extent in extents]
     head = '# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType="twoGbMaxExtentFlat"\n'
     return head + "\n".join(lines) + '\n\nddb.adapterType = "ide"\n'
-
-
-def lay_out(lengths: Sequence[int], start: int = 0) -> tuple[Region, ...]:
-    """Regions of those lengths, one after the other."""
-    regions = []
-    for length in lengths:
-        regions.append(Region(start, length))
-        start += length
-    return tuple(regions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +121,9 @@ def make_disks(
             (folder / f"cache-{number}").symlink_to(cache.absolute())
             writable.append(Extent(f"cache-{number}", cache.stat().st_size))
         (folder / "writable.vmdk").write_text(vmdk_descriptor(writable))
-    first, second, *others = lay_out([extent.length for extent in writable])
+    caches_map = lay_out([extent.length for extent in writable])[2:]
     known, others_known = parts[: len(layers)], parts[len(layers) : len(parts) - spare]
-    where = DiskMap(known, first, second, others_known, tuple(others))
+    where = DiskMap(known, others_known, caches_map)
     spares = parts[len(parts) - spare :]
     return Disks("layers.vmdk" if parts else None, "writable.vmdk", where, folder / "changes", spares)
 
@@ -153,18 +141,32 @@ def _check_size(size: int) -> None:
 def _write_layers(folder: Path, layers: Sequence[Path], spare: int) -> tuple[Region, ...]:
     if not layers and not spare:
         return ()
-    extents = [Extent("lead", LEAD)]
-    (folder / "lead").write_bytes(b"\0" * LEAD)
+    parts = []
+    (folder / _LEAD).write_bytes(b"\0" * LEAD)
     for number, layer in enumerate(layers):
-        size = _whole_sectors(layer)
         (folder / str(number)).symlink_to(layer.absolute())
-        extents.append(Extent(str(number), size))
+        parts.append(Extent(str(number), _whole_sectors(layer)))
     for number in range(spare):
         with (folder / f"spare-{number}").open("wb") as file:
             file.truncate(SPARE_SIZE)
-        extents.append(Extent(f"spare-{number}", SPARE_SIZE))
+        parts.append(Extent(f"spare-{number}", SPARE_SIZE))
+    regions, extents = place(parts)
     (folder / "layers.vmdk").write_text(vmdk_descriptor(extents))
-    return lay_out([extent.length for extent in extents[1:]], LEAD)
+    return regions
+
+
+def place(parts: Sequence[Extent]) -> tuple[tuple[Region, ...], list[Extent]]:
+    """Where layers come to lie: one in each slot, as long as there are slots, and what is in none behind them. Also
+    gives the disk: what is read behind a file's end is zeros."""
+    slotted = [number for number, part in enumerate(parts) if part.length <= SLOT][:SLOTS]
+    behind = [number for number in range(len(parts)) if number not in slotted]
+    extents = [Extent(_LEAD, LEAD), *(Extent(parts[number].name, SLOT) for number in slotted)]
+    if behind:
+        extents += [Extent(_LEAD, SLOT)] * (SLOTS - len(slotted))
+        extents += [parts[number] for number in behind]
+    starts = {number: LEAD + slot * SLOT for slot, number in enumerate(slotted)}
+    starts |= zip(behind, (part.start for part in lay_out([parts[n].length for n in behind], SLOTS_END)), strict=True)
+    return tuple(Region(starts[number], part.length) for number, part in enumerate(parts)), extents
 
 
 def _whole_sectors(layer: Path) -> int:
@@ -259,3 +261,31 @@ def copy_into(source: Path, target: Path) -> None:
             os.lseek(written.fileno(), at, os.SEEK_SET)
             while at < stop:
                 at += os.sendfile(written.fileno(), read.fileno(), at, stop - at)
+
+
+_PUNCH = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+_PIECE = 1 << 16
+
+
+def dig_holes(path: Path) -> None:
+    """Give back the blocks of a file that hold only zeros, where its file system can. Raises OSError."""
+    import ctypes  # for whoever makes a template
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    zeros = bytes(_PIECE)
+    with path.open("r+b") as file:
+        end = os.fstat(file.fileno()).st_size
+        at = 0
+        while at < end:
+            try:
+                at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return
+                raise
+            at -= at % _PIECE
+            if os.pread(file.fileno(), _PIECE, at) == zeros and libc.fallocate(
+                file.fileno(), _PUNCH, ctypes.c_int64(at), ctypes.c_int64(_PIECE)
+            ):
+                return  # not every file system can; the file is only larger then
+            at += _PIECE

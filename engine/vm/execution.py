@@ -168,8 +168,8 @@ class Sandbox(Protocol):
         ...
 
     def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
-        """Begin to restore a machine for a command to come, unless `cancelled` is set. Waits for nothing, and fails in
-        silence."""
+        """Begin to restore a machine for a command to come, unless `cancelled` is set. Waits a tenth of a second at
+        most, and fails in silence."""
         ...
 
     def forget(self) -> None:

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from weakref import finalize
 
 from engine.vm.accelerator import Accelerator
 from engine.vm.execution import Ending, Execution, Outlook, Output, Result
@@ -173,10 +176,14 @@ class FakeHypervisor:
         self._does = does or FakeCommand()
         self.machines: list[FakeMachine] = []
         self.attachments: list[Attachments] = []
+        self._folder = Path(mkdtemp(prefix="mbuild-fake-"))
+        finalize(self, rmtree, self._folder, ignore_errors=True)
 
     def template(self, shape: MachineShape, cancelled: threading.Event) -> Template:
-        """A template of nothing."""
-        return Template(Path("/nonexistent"), shape, Accelerator.TCG)
+        """A template of nothing but a disk."""
+        template = Template(self._folder, shape, Accelerator.TCG)
+        template.disk.write_bytes(b"")
+        return template
 
     @contextmanager
     def restore(self, template: Template, attachments: Attachments) -> Iterator[FakeMachine]:

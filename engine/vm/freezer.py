@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from engine.vm import guest
+from engine.vm import guest, guestdisks
 from engine.vm.breakdown import TRIES, StalledError, explained, set_up_failure, silent
 from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError
-from engine.vm.disks import LEAD, clone, lay_out, scratch_image
+from engine.vm.disks import clone, dig_holes
 from engine.vm.execution import Execution, Output
 from engine.vm.frozen import CHANGES, MACHINE_ID, Frozen, MachineId, copy_range, disk_errors
 from engine.vm.gates import gate_of
-from engine.vm.guest import DiskMap
+from engine.vm.guestdisks import LEAD, Region, lay_out
 from engine.vm.hypervisor import Template
 from engine.vm.network.gate import Gate
 from engine.vm.network.pump import Wires, open_wires
@@ -25,7 +25,7 @@ from engine.vm.qemu import ANSWERS_TO_RESTORE, QemuHypervisor, QemuMachine, star
 from engine.vm.qmp import Qmp, QmpError
 from engine.vm.runfolder import run_folder, sweep
 from engine.vm.starting import Starting
-from engine.vm.template import dig_holes, greet, watcher, write_state
+from engine.vm.template import greet, watcher, write_state
 from machinefile.values import dataclass
 
 _ANSWER_TIMEOUT = 5.0
@@ -78,10 +78,9 @@ class Freezer:
                 for path, length in zip(layers, frozen.layers, strict=True):
                     with path.open("rb") as layer:
                         copy_range(layer, 0, whole, length)
-        scratch = scratch_image(self.vm_dir / "scratch", frozen.shape.disk)
-        clone(scratch, folder / "disk")
+        clone(template.disk, folder / "disk")
         with (folder / "disk").open("r+b") as disk:
-            disk.truncate(scratch.stat().st_size + CHANGES)
+            disk.truncate(template.disk.stat().st_size + CHANGES)
 
     def _run(
         self,
@@ -94,8 +93,6 @@ class Freezer:
     ) -> Frozen:
         with run_folder(self.vm_dir / "run") as private:
             disk = frozen.folder / "disk"
-            scratch, changes = lay_out([disk.stat().st_size - CHANGES, CHANGES])
-            where = DiskMap(lay_out(frozen.layers, LEAD), scratch, changes)
             spec = frozen.spec(self.hypervisor.qemu.program, disk, share=True)
             with (
                 _wired(gate_of(execution, execution.ports)) as wires,
@@ -103,7 +100,7 @@ class Freezer:
             ):
                 watch = watcher(machine, cancelled)
                 channel = Channel(machine.agent, watch)
-                _set_up(machine, channel, execution, where)
+                _set_up(machine, channel, execution, lay_out(frozen.layers, LEAD))
                 with explained(machine, "its program was made ready"):
                     channel.on_output = output
                     posted = channel.post([guest.spawn(execution)])
@@ -119,12 +116,12 @@ class Freezer:
         return replace(frozen, tag=tag, machine_id=has_id)
 
 
-def _set_up(machine: QemuMachine, channel: Channel, execution: Execution, disks: DiskMap) -> None:
+def _set_up(machine: QemuMachine, channel: Channel, execution: Execution, layers: Sequence[Region]) -> None:
     """Everything up to the program's start. Raises StalledError when the machine does not come to life."""
     furnishing = [*guest.add_folders(), *guest.furnish(execution)[0], guest.enter(execution)]
     try:
         greet(channel, _ANSWER_TIMEOUT)
-        laying = [*guest.attach(disks), *guest.lay_root(len(disks.layers))]
+        laying = [*guestdisks.add_packed(layers), *guest.lay_root(len(layers))]
         channel.call([*guest.refresh(guest.seed(), time.time_ns()), *laying, *furnishing], _SET_UP_TIMEOUT)
     except (SilentGuestError, GuestGoneError) as error:
         reason = "it does not answer" if isinstance(error, SilentGuestError) else "it ended by itself"

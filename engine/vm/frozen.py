@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engine.vm.accelerator import Accelerator
-from engine.vm.disks import LEAD, lay_out
+from engine.vm.guestdisks import LEAD, lay_out
 from engine.vm.qemu_argv import MachineSpec
 from machinefile.errors import HostError
 from machinefile.steps import MachineShape

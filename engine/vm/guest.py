@@ -22,30 +22,36 @@ from engine.vm.network.resolvconf import taken_over
 from engine.vm.protocol import Command, Op, Value, command, texts
 from machinefile.hosts import HOST_GATEWAY
 from machinefile.steps import NetworkMode
-from machinefile.values import dataclass
 
 ROOT = "/r"
-UPPER = "/s/u"
 SCRATCH = "/s"
+UPPER = "/s/u"
+WORK = "/s/w"
 BELOW = "/b"
-LAYERS_DISK = "/dev/vdb"
-WRITABLE_DISK = "/dev/vda"
-SCRATCH_PARTITION = 1
-CHANGES_PARTITION = 2
+SYSTEM = "/sys-root"
+PROCESSES = "/proc-root"
+_NOTHING = "/l/none"
 
-_NOSUID, _NODEV, _NOEXEC, _RDONLY, _NOATIME, _STRICTATIME = 2, 4, 8, 1, 1024, 1 << 24
+_NOSUID, _NODEV, _NOEXEC, _RDONLY, _STRICTATIME = 2, 4, 8, 1, 1 << 24
 DETACH = 2
 """Of umount2(2): also what is mounted below, whoever is in it."""
 _NEWNS, _NEWIPC, _NEWPID, _NEWNET = 0x20000, 0x8000000, 0x20000000, 0x40000000
+_NAMESPACES = _NEWNS | _NEWPID | _NEWIPC
+_WAITING = 1 << 40
+"""Instead of namespaces: those of the process that waits."""
+_Mount = tuple[str, str, str, int, str]
+"""Source, target, type, flags, data."""
 
 _NOFILE, _NPROC = 7, 6
 _UNLIMITED = (1 << 64) - 1
 _LIMITS = ((_NOFILE, 1024, 1 << 20), (_NPROC, _UNLIMITED, _UNLIMITED))
 """Open files as systemd hands them down: a soft limit that select() can bear, and a hard one to raise it to."""
 
-_CAPABILITIES = (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31)
+_CAPABILITIES = sum(1 << number for number in (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31))
 """What root has in a container that BuildKit runs: CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP
 NET_BIND_SERVICE NET_RAW SYS_CHROOT MKNOD AUDIT_WRITE SETFCAP (include/uapi/linux/capability.h has the numbers)."""
+
+_ALL_CAPABILITIES = (1 << 64) - 1
 
 _DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _DEVICE_LINKS = (
@@ -60,8 +66,9 @@ _BIND, _REMOUNT = 4096, 32
 _IF_THERE = 1 << 40
 """The agent's own flag: what is not there need not be mounted."""
 _MASKED_FILES = ("kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug")
-_MASKED_FOLDERS = ("/proc/acpi", "/proc/asound", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap")
-_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_MASKED_FOLDERS = ("acpi", "asound", "scsi")
+_MASKED_SYSTEM_FOLDERS = ("/firmware", "/devices/virtual/powercap")
+_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 """What a container does not see of the kernel. Source: containerd's default specification, which BuildKit uses."""
 RESOLVER = b"nameserver 10.0.2.3\n"
 _HOSTS = "127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
@@ -70,26 +77,37 @@ _HOSTS = "127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost ip6-loopback
 def prepare(modules: Sequence[str]) -> list[Command]:
     """Done once, before a template is frozen; `modules` are those of the kernel that are not built in."""
     row = [command(Op.LOAD, module_path(name), "") for name in TEMPLATE_MODULES if name in modules]
-    row += [command(Op.MKDIR, "", path, 0o755) for path in ("/l/0", SCRATCH, ROOT, BELOW, "/dev-root", "/files")]
+    row += [
+        command(Op.MKDIR, "", path, 0o755)
+        for path in ("/l/0", SCRATCH, ROOT, BELOW, "/dev-root", SYSTEM, PROCESSES, "/files")
+    ]
     row += _device_folder()
-    row += _no_thrashing()
+    row += _system_folder()
+    row += _settings()
     row += [
         command(Op.LINK_UP, "lo", "127.0.0.1", "255.0.0.0", ""),
         command(Op.LINK_UP, "eth0", "10.0.2.15", "255.255.255.0", "10.0.2.2"),
     ]
-    return row
+    return [*row, _wait()]
 
 
-def _no_thrashing() -> list[Command]:
-    """Without swap, a guest that is short of memory can spend its life reading anew the programs that it has just
-    thrown out. Its kernel is to kill for memory once it cannot keep the pages of the last second.
+def _settings() -> list[Command]:
+    """How the kernel works, as far as it can be asked to.
 
-    Source: Linux' Documentation/admin-guide/mm/multigen_lru.rst, "Thrashing prevention".
+    Without swap, a guest that is short of memory can spend its life reading anew the programs that it has just thrown
+    out. It is to kill for memory once it cannot keep the pages of the last second. Source: Linux'
+    Documentation/admin-guide/mm/multigen_lru.rst, "Thrashing prevention".
+
+    It need not sort, slow down or count what goes to disks that are files of the host's. Source: Linux'
+    Documentation/ABI/stable/sysfs-block.
     """
     quiet = _NOSUID | _NODEV | _NOEXEC
-    settings = (("enabled", b"y"), ("min_ttl_ms", b"1000"))
+    settings = [("kernel/mm/lru_gen/enabled", b"y"), ("kernel/mm/lru_gen/min_ttl_ms", b"1000")]
+    for disk in ("vda", "vdb"):
+        for name, value in (("scheduler", b"none"), ("wbt_lat_usec", b"0"), ("iostats", b"0")):
+            settings.append((f"block/{disk}/queue/{name}", value))
     writes = [
-        command(Op.WRITE, "", f"/sys/kernel/mm/lru_gen/{name}", 0o644, 0, 0, value, tolerate=True)
+        command(Op.WRITE, "", f"/sys/{name}", 0o644, 0, 0, value, tolerate=True)
         for name, value in settings  # which not every kernel has
     ]
     return [
@@ -116,6 +134,21 @@ def _device_folder() -> list[Command]:
     return row
 
 
+def _system_folder() -> list[Command]:
+    """/sys with the cgroups and what hides the kernel's own files, for all but privileged steps."""
+    cgroups = f"{SYSTEM}/fs/cgroup"
+    quiet = _NOSUID | _NODEV | _NOEXEC
+    row = [
+        command(Op.BIND, "/sys", "", SYSTEM),
+        command(Op.MOUNT, "", "cgroup", cgroups, "cgroup2", quiet, "", tolerate=True),
+        # Not when it is mounted: that would make all of cgroup2 read-only, for the agent too.
+        command(Op.MOUNT, "", "", cgroups, "", _BIND | _REMOUNT | _RDONLY | quiet, "", tolerate=True),
+    ]
+    for path in _MASKED_SYSTEM_FOLDERS:
+        row.append(command(Op.MOUNT, "", "tmpfs", f"{SYSTEM}{path}", "tmpfs", _RDONLY, "size=0k", tolerate=True))
+    return row
+
+
 def first_seed() -> Command:
     """Seeds the random pool of the machine that is frozen: the first time costs the kernel more than any other."""
     return command(Op.RESEED, seed())
@@ -129,55 +162,13 @@ def refresh(seed: bytes, now_ns: int) -> list[Command]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A part of a disk, in bytes."""
-
-    start: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class DiskMap:
-    """Where on the two disks things are."""
-
-    layers: tuple[Region, ...]
-    """Lowest first."""
-    scratch: Region
-    changes: Region
-    extra: tuple[Region, ...] = ()
-    """Layers of mounts, behind those of the root."""
-    caches: tuple[Region, ...] = ()
-
-
-def attach(disks: DiskMap) -> list[Command]:
-    """Cuts up the disks and mounts what is on them."""
-    row: list[Command] = []
-    for n, part in enumerate((disks.scratch, disks.changes, *disks.caches), SCRATCH_PARTITION):
-        row.append(command(Op.PARTITION, WRITABLE_DISK, n, part.start, part.length))
-    row += add_layers((*disks.layers, *disks.extra))
-    scratch = f"{WRITABLE_DISK}{SCRATCH_PARTITION}"
-    row.append(command(Op.MOUNT, "", scratch, SCRATCH, "ext4", _NOATIME, "nobarrier,noinit_itable,nodiscard"))
-    return row
-
-
-def add_layers(parts: Sequence[Region], there: int = 0) -> list[Command]:
-    """Mounts layers, besides those that are there."""
-    row: list[Command] = []
-    for n, part in enumerate(parts, there + 1):
-        row.append(command(Op.PARTITION, LAYERS_DISK, n, part.start, part.length))
-        row.append(command(Op.MKDIR, "", f"/l/{n}", 0o755))
-        row.append(command(Op.MOUNT, "", f"{LAYERS_DISK}{n}", f"/l/{n}", "squashfs", _RDONLY, ""))
-    return row
-
-
 def lay_root(layers: int) -> list[Command]:
     """Lays the overlay that is the step's root over that many layers."""
-    row = [command(Op.MKDIR, "", path, 0o755) for path in (UPPER, f"{SCRATCH}/w")]
-    if layers:
-        row.append(command(Op.COPY_OWNER, f"/l/{layers}", UPPER))
+    # The upper folder was made before the template was frozen: one below no layer is to be as old as this moment.
+    row = [] if layers else [command(Op.MKDIR, "", _NOTHING, 0o755)]
+    row.append(command(Op.COPY_OWNER, f"/l/{layers}" if layers else _NOTHING, UPPER))
     # The scratch disk does not outlive the step: nothing needs to be synchronised (volatile).
-    options = f"lowerdir={lower_folders(layers)},upperdir={UPPER},workdir={SCRATCH}/w,{OVERLAY_OPTIONS},volatile"
+    options = f"lowerdir={lower_folders(layers)},upperdir={UPPER},workdir={WORK},{OVERLAY_OPTIONS},volatile"
     row.append(command(Op.MOUNT, "", "overlay", ROOT, "overlay", 0, options))
     return row
 
@@ -216,7 +207,7 @@ def furnish(execution: Execution) -> tuple[list[Command], list[int]]:
     of stubs that are to be removed again."""
     row = [command(Op.HOSTNAME, execution.hostname)]
     row.append(command(Op.BIND, "/dev-root", ROOT, "/dev"))
-    row.append(command(Op.BIND, "/sys", ROOT, "/sys"))
+    row.append(command(Op.BIND, "/sys" if execution.privileged else SYSTEM, ROOT, "/sys"))
     stubs: list[int] = []
     for number, file in enumerate(files_of(execution)):
         stubs.append(len(row))
@@ -233,57 +224,65 @@ def enter(execution: Execution) -> Command:
 
 def spawn(execution: Execution) -> Command:
     """Starts the step's command, the first process of a PID namespace: what it leaves behind dies with it."""
-    namespaces = _NEWNS | _NEWPID | _NEWIPC | (_NEWNET if execution.network is NetworkMode.NONE else 0)
-    identity = execution.identity
-    mounts = _process_mounts(execution.privileged)
-    capabilities = (1 << 64) - 1 if execution.privileged else sum(1 << number for number in _CAPABILITIES)
-    values: tuple[Value, ...] = (
-        *(ROOT, namespaces, identity.uid, identity.gid),
-        *(len(identity.groups), *identity.groups),
-        *(0o022, capabilities),
-        execution.working_dir,
-        *(len(_LIMITS), *(number for limit in _LIMITS for number in limit)),
-        *(len(mounts), *(value for mount in mounts for value in mount)),
-        *texts(execution.argv),
-        *texts([f"{name}={value}" for name, value in execution.environment]),
-    )
-    return Command(Op.SPAWN, values)
-
-
-def _process_mounts(privileged: bool) -> list[tuple[str, str, str, int, str]]:
-    """Source, target, type, flags, data of what is mounted in the process's own namespaces: /proc, the cgroups, and
-    over that what hides the kernel's own files, unless the step is privileged."""
+    if execution.session is None and execution.network is not NetworkMode.NONE and not execution.privileged:
+        moved = [(PROCESSES, "/proc", "", 0, "")]
+        return Command(Op.SPAWN, _order(execution, ROOT, _WAITING, _ALL_CAPABILITIES, moved))
+    namespaces = _NAMESPACES | (_NEWNET if execution.network is NetworkMode.NONE else 0)
+    if not execution.privileged:
+        return Command(Op.SPAWN, _order(execution, ROOT, namespaces, _CAPABILITIES, _processes("/proc"), _LIMITS))
     quiet = _NOSUID | _NODEV | _NOEXEC
-    cgroups = "/sys/fs/cgroup"
-    mounts = [("proc", "/proc", "proc", quiet, ""), ("cgroup", cgroups, "cgroup2", quiet | _IF_THERE, "")]
-    if privileged:
-        return mounts
-    # Not when it is mounted: that would make all of cgroup2 read-only, for the agent too.
-    mounts.append(("", cgroups, "", _BIND | _REMOUNT | _RDONLY | quiet | _IF_THERE, ""))
+    mounts = [("proc", "/proc", "proc", quiet, ""), ("cgroup", "/sys/fs/cgroup", "cgroup2", quiet | _IF_THERE, "")]
+    return Command(Op.SPAWN, _order(execution, ROOT, namespaces, _ALL_CAPABILITIES, mounts, _LIMITS))
+
+
+def _wait() -> Command:
+    """Starts what becomes the step's first process, but for what differs between steps: the kernel's work is done
+    then before a template is frozen."""
+    nothing = Execution((), ("",), ())
+    mounts = _processes(PROCESSES, "/dev-root/null")
+    return Command(Op.PREPARE, _order(nothing, "", _NAMESPACES, _CAPABILITIES, mounts, _LIMITS))
+
+
+def _processes(at: str, null: str = "/dev/null") -> list[_Mount]:
+    """/proc at a path, in the process's own namespaces, and over it what hides the kernel's own files."""
+    quiet = _NOSUID | _NODEV | _NOEXEC
+    mounts = [("proc", at, "proc", quiet, "")]
     for name in _MASKED_FILES:
-        mounts.append(("/dev/null", f"/proc/{name}", "", _BIND | _IF_THERE, ""))
-    for path in _MASKED_FOLDERS:
-        mounts.append(("tmpfs", path, "tmpfs", _RDONLY | _IF_THERE, "size=0k"))
-    for path in _READ_ONLY:
+        mounts.append((null, f"{at}/{name}", "", _BIND | _IF_THERE, ""))
+    for name in _MASKED_FOLDERS:
+        mounts.append(("tmpfs", f"{at}/{name}", "tmpfs", _RDONLY | _IF_THERE, "size=0k"))
+    for name in _READ_ONLY:
+        path = f"{at}/{name}"
         mounts.append((path, path, "", _BIND | _IF_THERE, ""))
         mounts.append((path, path, "", _BIND | _REMOUNT | _RDONLY | quiet | _IF_THERE, ""))
     return mounts
 
 
-def spawn_beside(execution: Execution) -> Command:
-    """Starts a command where, after a JOIN, another one runs: as the same user, in its root and namespaces."""
+def _order(
+    execution: Execution,
+    root: str,
+    namespaces: int,
+    capabilities: int,
+    mounts: Sequence[_Mount] = (),
+    limits: Sequence[tuple[int, int, int]] = (),
+) -> tuple[Value, ...]:
+    """What the agent is told of a process."""
     identity = execution.identity
-    values: tuple[Value, ...] = (
-        *("", 0, identity.uid, identity.gid),
+    return (
+        *(root, namespaces, identity.uid, identity.gid),
         *(len(identity.groups), *identity.groups),
-        *(0o022, sum(1 << number for number in _CAPABILITIES)),
+        *(0o022, capabilities),
         execution.working_dir,
-        *(len(_LIMITS), *(number for limit in _LIMITS for number in limit)),
-        0,
+        *(len(limits), *(number for limit in limits for number in limit)),
+        *(len(mounts), *(value for mount in mounts for value in mount)),
         *texts(execution.argv),
         *texts([f"{name}={value}" for name, value in execution.environment]),
     )
-    return Command(Op.SPAWN, values)
+
+
+def spawn_beside(execution: Execution) -> Command:
+    """Starts a command where, after a JOIN, another one runs: as the same user, in its root and namespaces."""
+    return Command(Op.SPAWN, _order(execution, "", 0, _CAPABILITIES, (), _LIMITS))
 
 
 def individual(hostname: str, mac: bytes, machine_id: str, place: tuple[str, str] | None) -> list[Command]:
@@ -307,8 +306,7 @@ FIRST_OWN_FILE = "/files/2"
 
 def probe() -> Command:
     """Starts the agent's own program as a process that forks once and exits with 42."""
-    capabilities = (1 << 64) - 1
-    values = ("", 0, 0, 0, 0, 0o022, capabilities, "/", 0, 0, *texts(("/init", "probe")), *texts(()))
+    values = ("", 0, 0, 0, 0, 0o022, _ALL_CAPABILITIES, "/", 0, 0, *texts(("/init", "probe")), *texts(()))
     return Command(Op.SPAWN, values)
 
 
@@ -321,14 +319,14 @@ def look() -> list[Command]:
     return [command(Op.READ, "/proc/vmstat", 1 << 16), command(Op.STATFS, SCRATCH)]
 
 
-def collect(layers: int, stubs: Sequence[str]) -> list[Command]:
-    """Writes the changed files to their disk, when the root is unmounted; the last command answers with the length."""
+def collect(layers: int, stubs: Sequence[str], device: str) -> list[Command]:
+    """Writes the changed files to a device, when the root is unmounted; the last command answers with the length."""
     row = [command(Op.UNSTUB, UPPER, path) for path in reversed(stubs)]
     below = {0: "", 1: "/l/1"}.get(layers, BELOW)
     if below == BELOW:
         options = f"lowerdir={lower_folders(layers)},{OVERLAY_OPTIONS}"
         row.append(command(Op.MOUNT, "", "overlay", BELOW, "overlay", _RDONLY, options))
-    row.append(command(Op.CHANGES, UPPER, below, f"{WRITABLE_DISK}{CHANGES_PARTITION}"))
+    row.append(command(Op.CHANGES, UPPER, below, device))
     return row
 
 

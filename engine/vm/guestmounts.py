@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.vm import guest
+from engine.vm import guest, guestdisks
 from engine.vm.execution import Execution
 from engine.vm.mounts import (
     BindMount,
@@ -33,7 +33,6 @@ _AS_IT_IS = (1 << 64) - 1
 _CACHE_OPTIONS = "nobarrier,noinit_itable,nodiscard"
 DATA = "data"
 """The folder of a cache disk that is the cache."""
-FIRST_CACHE_PARTITION = 3
 
 
 def mount_rows(execution: Execution) -> tuple[list[Command], list[int]]:
@@ -59,7 +58,7 @@ def look_at_caches(execution: Execution) -> list[Command]:
 
 
 def _cache_device(number: int) -> str:
-    return f"{guest.WRITABLE_DISK}{FIRST_CACHE_PARTITION + number}"
+    return f"{guestdisks.WRITABLE_DISK}{guestdisks.FIRST_CACHE_PARTITION + number}"
 
 
 @dataclass(slots=True)

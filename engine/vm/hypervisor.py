@@ -34,6 +34,11 @@ class Template:
         return self.folder / "state"
 
     @property
+    def disk(self) -> Path:
+        """The scratch disk, as the guest has it mounted; sparse."""
+        return self.folder / "disk"
+
+    @property
     def initrd(self) -> Path:
         """The first file system."""
         return self.folder / "initrd"

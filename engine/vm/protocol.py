@@ -66,6 +66,7 @@ class Op(IntEnum):
     CONNECT = 48
     JOIN = 49
     HOLD_CLOCK = 55
+    PREPARE = 56
     ANSWER = 100
     OUTPUT = 101
     EXIT = 102

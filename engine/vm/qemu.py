@@ -202,7 +202,6 @@ class QemuHypervisor:
         """The template for a shape, made if it is not there yet. Raises HostError, InterruptedBuildError."""
         from engine.vm.template import TemplateMaker
 
-        shape = replace(shape, disk=0)  # the disk is no part of what is frozen
         while not self._lock.acquire(timeout=_POLL):  # for another shape it may take a minute
             if cancelled.is_set():
                 raise InterruptedBuildError
@@ -219,7 +218,7 @@ class QemuHypervisor:
         from engine.vm.template import TemplateMaker
 
         maker = TemplateMaker(self._vm_dir, self.qemu, self.kernel, self._observer)
-        return maker.key(replace(shape, disk=0), self.accelerator(cancelled))
+        return maker.key(shape, self.accelerator(cancelled))
 
     def accelerator(self, cancelled: threading.Event) -> Accelerator:
         """How guests run here: as MBUILD_ACCEL says, or as a boot has shown. Raises HostError, UsageError."""

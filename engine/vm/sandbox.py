@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cache.spans import span
 from engine.events import Observer, ignore
-from engine.vm import guest, guestclock, guestmounts
+from engine.vm import guest, guestclock, guestdisks, guestmounts
 from engine.vm.ahead import Ahead
 from engine.vm.awake import Awake, Waker
 from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError, StepTimeoutError
@@ -106,7 +106,7 @@ class MicroVmSandbox:
 
     def expect(self, outlook: Outlook, cancelled: threading.Event) -> None:
         """Begin to restore a machine for a command to come; see Sandbox."""
-        self._ahead.expect(outlook, cancelled)
+        self._ahead.expect(outlook, cancelled, first=True)
 
     def forget(self) -> None:
         """End the machines that wait for commands; see Sandbox."""
@@ -195,7 +195,7 @@ def _set_up(awake: Awake, execution: Execution) -> _Run:
     furnishing = [*furnishing, *mounting, *guestclock.at_the_start(execution), guest.enter(execution)]
     # It may have waited for long; and its clock was set when nothing was known of the step's.
     differing = [command(Op.RESEED, guest.seed()), *guestclock.at_first(execution)]
-    laying = [*guest.add_layers(on_top, layers - len(on_top)), *guest.lay_root(layers)]
+    laying = [*guestdisks.add_layers(on_top, layers - len(on_top)), *guest.lay_root(layers)]
     # What stays in the layer, these folders and that to work in, is as old as the command's first moment.
     lasting = [*guestclock.at_the_start(execution), *guest.add_folders(), *guestclock.before_it(execution)]
     rest = channel.post([*differing, *laying, *lasting, *furnishing])
@@ -263,7 +263,7 @@ def _run_command(run: _Run, execution: Execution, output: Output) -> Result:
     with span("diff", "vm"):
         _take_apart(channel, execution)
         if ending is Ending.EXITED and code == 0 and execution.capture:
-            channel.call(guest.collect(run.layers, run.stubs), _COLLECT_TIMEOUT)
+            channel.call(guest.collect(run.layers, run.stubs, guestdisks.CHANGES_DEVICE), _COLLECT_TIMEOUT)
     return Result(ending, code, caches_whole=True)
 
 

@@ -2,6 +2,7 @@
 
     VM_DIR/templates/KEY/    ram       the guest's memory, sparse
                              state     its devices
+                             disk      the scratch disk that the guest has mounted, sparse
                              initrd    what it booted from
                              cmdline   what its kernel was told
                      KEY.new/          being made; left behind only by a death, and then made anew
@@ -13,9 +14,7 @@ A finished folder is never changed.
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import re
 import shutil
 import socket
@@ -27,17 +26,18 @@ from pathlib import Path
 
 from cache.files import sync_tree
 from engine.events import Note, Observer
-from engine.vm import guest
+from engine.vm import guest, guestdisks
 from engine.vm.accelerator import Accelerator
 from engine.vm.agent import agent_path
 from engine.vm.channel import Channel, GuestFailureError, GuestGoneError, SilentGuestError
+from engine.vm.disks import clone, dig_holes, scratch_image
 from engine.vm.hypervisor import Autopsy, Template
 from engine.vm.initramfs import build_initramfs
 from engine.vm.inuse import keeps_in_use
 from engine.vm.kernel import GuestKernel, module_name
 from engine.vm.known import known
 from engine.vm.protocol import PROTOCOL_VERSION, Op, ProtocolError, Values, command
-from engine.vm.qemu import Qemu, QemuMachine, start
+from engine.vm.qemu import ANSWERS_TO_RESTORE, Qemu, QemuMachine, start
 from engine.vm.qemu_argv import ARGV_VERSION, MachineSpec, kernel_cmdline
 from engine.vm.qmp import Qmp, QmpError
 from engine.vm.runfolder import file_lock, run_folder
@@ -52,6 +52,8 @@ comes up, which restored machines would go on with."""
 _CLOCK_TOLERANCE = 0.01
 _DEFAULT_KHZ = 2_000_000
 _RESTORE_TIMEOUT = 10.0
+_BARE = "bare"
+"""The state of the machine that has no disk yet."""
 
 
 class BootError(Exception):
@@ -92,12 +94,13 @@ class TemplateMaker:
         """What tells the template for a shape from all others; it need not be there."""
         digest = hashlib.sha256()
         parts = [
-            b"template 3",
-            f"{ARGV_VERSION} {self.qemu.version} {accelerator.value} {shape.cpus} {shape.memory}".encode(),
+            b"template 4",
+            f"{ARGV_VERSION} {self.qemu.version} {accelerator.value} {shape.cpus} {shape.memory} {shape.disk}".encode(),
             self.kernel.version.encode(),
             self._kernel_digest().encode(),
             agent_path().read_bytes(),
             repr(guest.prepare([module_name(path) for path in self.kernel.modules])).encode(),
+            repr(guestdisks.settle(shape.disk)).encode(),
         ]
         for part in parts:
             digest.update(len(part).to_bytes(8, "little") + part)
@@ -176,8 +179,25 @@ class TemplateMaker:
                 ratio = (after[1] - before[1]) / (after[0] - before[0])
                 if abs(ratio - 1) > _CLOCK_TOLERANCE:
                     return round(khz * ratio)
-            freeze(machine.qmp, watch, new.state)
+            freeze(machine.qmp, watch, new.folder / _BARE)
+        self._settle(new, cancelled)
         return None
+
+    def _settle(self, new: Template, cancelled: threading.Event) -> None:
+        """Give the frozen machine its scratch disk, and freeze it again: it boots with disks that are larger than any
+        file need be, and what a restored one is given is smaller. Its memory stays in its file."""
+        bare = new.folder / _BARE
+        clone(scratch_image(self.vm_dir / "scratch", new.shape.disk), new.disk)
+        spec = replace(self.boot_spec(new, new.cmdline), writable=str(new.disk), raw=True)
+        with start(spec, new.folder, state=bare) as machine, _explained(machine):
+            watch = watcher(machine, cancelled)
+            channel = Channel(machine.agent, watch)
+            greet(channel, _RESTORE_TIMEOUT)
+            channel.call(guestdisks.settle(new.disk.stat().st_size), 30)
+            qmp = Qmp(machine.qmp, watch)
+            qmp.skip(ANSWERS_TO_RESTORE, timeout=10)
+            write_state(qmp, new.state)
+        bare.unlink()
 
     def boot_spec(self, new: Template, cmdline: str) -> MachineSpec:
         """The machine that boots, and whose memory becomes the template's."""
@@ -308,31 +328,3 @@ def _host_khz() -> int:
 def _file_digest(path: Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
-
-
-_PUNCH = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-_PIECE = 1 << 16
-
-
-def dig_holes(path: Path) -> None:
-    """Give back the blocks of a file that hold only zeros, where its file system can. Raises OSError."""
-    import ctypes  # for whoever makes a template
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    zeros = bytes(_PIECE)
-    with path.open("r+b") as file:
-        end = os.fstat(file.fileno()).st_size
-        at = 0
-        while at < end:
-            try:
-                at = os.lseek(file.fileno(), at, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno == errno.ENXIO:
-                    return
-                raise
-            at -= at % _PIECE
-            if os.pread(file.fileno(), _PIECE, at) == zeros and libc.fallocate(
-                file.fileno(), _PUNCH, ctypes.c_int64(at), ctypes.c_int64(_PIECE)
-            ):
-                return  # not every file system can; the file is only larger then
-            at += _PIECE

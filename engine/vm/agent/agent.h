@@ -40,7 +40,7 @@ enum operation {
     OP_ENSURE = 11,    /* root, path, is file, mode, uid, gid -> count, paths made, outermost first */
     OP_UNSTUB = 12,    /* root, path: removed if it is an empty file or folder */
     OP_COPY_OWNER = 13,/* source, target: mode, owner, time */
-    OP_PARTITION = 14, /* disk, number, start, length; in bytes */
+    OP_PARTITION = 14, /* disk, number, start, length; in bytes; with a length of 0 it is removed */
     OP_SET_CLOCK = 15, /* seconds, nanoseconds since 1970 */
     OP_GET_CLOCK = 16, /* -> nanoseconds since 1970, nanoseconds of the monotonic clock */
     OP_RESEED = 17,    /* fresh random bytes from the host */
@@ -73,6 +73,7 @@ enum operation {
     OP_CONNECT = 48,   /* TCP port of 127.0.0.1 -> 0 if somebody accepts there, or an errno */
     OP_JOIN = 49,      /* tag of a SPAWN: the next SPAWN runs in the namespaces and the root of its process */
     OP_HOLD_CLOCK = 55,/* seconds since 1970, where the clock stands from now on; see clock.c */
+    OP_PREPARE = 56,   /* as SPAWN: a process with its own namespaces, mounts and limits, which waits for a SPAWN */
     OP_ANSWER = 100,   /* errno, ... */
     OP_OUTPUT = 101,   /* stream 1 or 2, bytes */
     OP_EXIT = 102,     /* wait status */
@@ -112,6 +113,7 @@ void leave_root(void);
 #define WINDOW 65536u
 struct pollfd;
 int op_attach(struct args *args);
+int op_prepare(struct args *args);
 int op_spawn(uint32_t tag, struct args *args);
 int op_signal(struct args *args);
 int op_input(struct args *args);

@@ -381,7 +381,8 @@ static int op_partition(struct args *args) {
     if (args->bad)
         return EPROTO;
     int fd = open(disk, O_RDONLY | O_CLOEXEC);
-    struct blkpg_ioctl_arg request = {.op = BLKPG_ADD_PARTITION, .datalen = sizeof part, .data = &part};
+    int what = part.length ? BLKPG_ADD_PARTITION : BLKPG_DEL_PARTITION;
+    struct blkpg_ioctl_arg request = {.op = what, .datalen = sizeof part, .data = &part};
     int error = fd < 0 || ioctl(fd, BLKPG, &request) ? failed(disk) : 0;
     if (fd >= 0)
         close(fd);
@@ -505,6 +506,7 @@ int run_operation(uint16_t operation, uint32_t tag, struct args *args) {
     case OP_HOSTNAME: return op_hostname(args);
     case OP_LINK_UP: return op_link_up(args);
     case OP_SPAWN: return op_spawn(tag, args);
+    case OP_PREPARE: return op_prepare(args);
     case OP_SIGNAL: return op_signal(args);
     case OP_STATFS: return op_statfs(args);
     case OP_CHANGES: return op_changes(args);

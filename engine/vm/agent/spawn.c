@@ -1,13 +1,9 @@
 /* Processes: started apart from the agent, their output sent to the host as it comes. */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "spawn.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
-#include <net/if.h>
-#include <net/route.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -15,21 +11,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mount.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#ifndef SYS_pidfd_open
-#define SYS_pidfd_open 434
-#endif
+#define TREE_CLONE 1u
+#define TREE_RECURSIVE 0x8000u
 #define CHUNK 65536
-#define MOUNT_LIMIT 40
-#define MOUNT_IF_THERE (1ull << 40)
 
 enum reads { READS_NOTHING, READS_INPUT, READS_TERMINAL };
 struct process {
@@ -46,181 +36,17 @@ static struct process processes[PROCESS_LIMIT];
 static int process_count;
 static int joined = -1; /* a pidfd: the next process runs where that one does */
 
+/* The process of OP_PREPARE, and the agent's ends of its pipes. */
+static struct {
+    pid_t pid;
+    int order, report, output[2];
+} waiting;
+
 /* How the next process reads; see OP_ATTACH. */
 static struct {
     enum reads reads;
     struct winsize size;
 } attached;
-
-/* What SPAWN carries, in this order. */
-struct order {
-    const char *root;
-    uint64_t namespaces; /* CLONE_NEW... */
-    uid_t uid;
-    gid_t gid;
-    uint64_t group_count;
-    gid_t groups[64];
-    mode_t umask;
-    uint64_t capabilities; /* the bounding set, a bit each */
-    const char *folder;
-    uint64_t limit_count;
-    struct {
-        uint64_t resource, soft, hard;
-    } limits[16];
-    uint64_t mount_count; /* made inside the root, in the process's own namespaces */
-    struct {
-        const char *source, *target, *type, *data;
-        uint64_t flags; /* with MOUNT_IF_THERE: no error where the target or the type is not there */
-    } mounts[MOUNT_LIMIT];
-    const char **argv, **environment;
-    int terminal; /* the number of its terminal in /dev/pts, or -1 */
-};
-
-static int read_order(struct order *order, struct args *args) {
-    order->root = arg_text(args, NULL);
-    order->namespaces = arg_number(args);
-    order->uid = (uid_t)arg_number(args);
-    order->gid = (gid_t)arg_number(args);
-    order->group_count = arg_number(args);
-    if (order->group_count > 64)
-        return E2BIG;
-    for (uint64_t i = 0; i < order->group_count; i++)
-        order->groups[i] = (gid_t)arg_number(args);
-    order->umask = (mode_t)arg_number(args);
-    order->capabilities = arg_number(args);
-    order->folder = arg_text(args, NULL);
-    order->limit_count = arg_number(args);
-    if (order->limit_count > 16)
-        return E2BIG;
-    for (uint64_t i = 0; i < order->limit_count; i++) {
-        order->limits[i].resource = arg_number(args);
-        order->limits[i].soft = arg_number(args);
-        order->limits[i].hard = arg_number(args);
-    }
-    order->mount_count = arg_number(args);
-    if (order->mount_count > MOUNT_LIMIT)
-        return E2BIG;
-    for (uint64_t i = 0; i < order->mount_count; i++) {
-        order->mounts[i].source = arg_text(args, NULL);
-        order->mounts[i].target = arg_text(args, NULL);
-        order->mounts[i].type = arg_text(args, NULL);
-        order->mounts[i].flags = arg_number(args);
-        order->mounts[i].data = arg_text(args, NULL);
-    }
-    order->argv = arg_texts(args);
-    order->environment = arg_texts(args);
-    return args->bad || !order->argv[0] ? EPROTO : 0;
-}
-
-int link_up(const char *name, const char *address, const char *mask, const char *gateway) {
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return errno;
-    struct ifreq request = {0};
-    strncpy(request.ifr_name, name, IFNAMSIZ - 1);
-    struct sockaddr_in *in = (struct sockaddr_in *)&request.ifr_addr;
-    int error = 0;
-    if (*address) {
-        in->sin_family = AF_INET;
-        in->sin_addr.s_addr = inet_addr(address);
-        error = ioctl(fd, SIOCSIFADDR, &request) ? errno : 0;
-        in->sin_addr.s_addr = inet_addr(mask);
-        if (!error && ioctl(fd, SIOCSIFNETMASK, &request))
-            error = errno;
-    }
-    request.ifr_flags = IFF_UP | IFF_RUNNING;
-    if (!error && ioctl(fd, SIOCSIFFLAGS, &request))
-        error = errno;
-    if (!error && *gateway) {
-        struct rtentry route = {.rt_flags = RTF_UP | RTF_GATEWAY};
-        route.rt_dst.sa_family = route.rt_genmask.sa_family = AF_INET;
-        in = (struct sockaddr_in *)&route.rt_gateway;
-        in->sin_family = AF_INET;
-        in->sin_addr.s_addr = inet_addr(gateway);
-        error = ioctl(fd, SIOCADDRT, &route) ? errno : 0;
-    }
-    close(fd);
-    return error;
-}
-
-static int drop_capabilities(uint64_t kept) {
-    for (int capability = 0; capability < 64; capability++)
-        if (!(kept >> capability & 1) && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) && errno != EINVAL)
-            return -1;
-    return 0;
-}
-
-/* Makes the terminal the process's own, as runc does it: /dev/console is another name of it. */
-static int take_terminal(const struct order *order) {
-    char path[32];
-    snprintf(path, sizeof path, "/dev/pts/%d", order->terminal);
-    int fd = open(path, O_RDWR | O_NOCTTY);
-    if (fd < 0 || ioctl(fd, TIOCSCTTY, 0) || fchown(fd, order->uid, (gid_t)-1))
-        return -1;
-    int console = open("/dev/console", O_WRONLY | O_CREAT | O_NOCTTY | O_CLOEXEC, 0600);
-    if (console < 0 || mount(path, "/dev/console", NULL, MS_BIND, NULL))
-        return -1;
-    close(console);
-    for (int standard = 0; standard < 3; standard++)
-        if (dup2(fd, standard) < 0)
-            return -1;
-    if (fd > 2)
-        close(fd);
-    return 0;
-}
-
-/* In the child, from here to the program; gives what it failed on, with errno. */
-static const char *become(const struct order *order) {
-    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (fd < 0 || write(fd, "0", 1) != 1)
-        return "oom_score_adj";
-    close(fd);
-    if (joined >= 0 && setns(joined, CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWNET))
-        return "namespaces";
-    if (*order->root) {
-        /* As switch_root does it: what lies under the moved mount cannot be reached again. */
-        if (chdir(order->root) || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/"))
-            return order->root;
-    }
-    if ((order->namespaces & CLONE_NEWNET) && (errno = link_up("lo", "", "", "")))
-        return "lo";
-    for (uint64_t i = 0; i < order->mount_count; i++)
-        if (mount(order->mounts[i].source, order->mounts[i].target, order->mounts[i].type,
-                  (unsigned long)(order->mounts[i].flags & ~MOUNT_IF_THERE), order->mounts[i].data) &&
-            !(order->mounts[i].flags & MOUNT_IF_THERE && (errno == ENOENT || errno == ENODEV)))
-            return order->mounts[i].target;
-    if (order->terminal >= 0 && take_terminal(order))
-        return "the terminal";
-    for (uint64_t i = 0; i < order->limit_count; i++)
-        if (setrlimit((int)order->limits[i].resource,
-                      &(struct rlimit){order->limits[i].soft, order->limits[i].hard}))
-            return "resource limits";
-    if (chdir(order->folder))
-        return order->folder;
-    if (drop_capabilities(order->capabilities))
-        return "capabilities";
-    if (setgroups(order->group_count, order->groups) || setgid(order->gid) || setuid(order->uid))
-        return "user and groups";
-    umask(order->umask);
-    environ = (char **)order->environment;
-    execvp(order->argv[0], (char **)order->argv);
-    return "";
-}
-
-static _Noreturn void child(const struct order *order, int in, int out, int err, int report) {
-    signal(SIGPIPE, SIG_DFL);
-    setsid();
-    if (order->terminal >= 0 || (dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err, 2) >= 0)) {
-        const char *what = become(order);
-        int error = errno;
-        if (!*what) /* the command itself cannot be started: the step fails, as in a shell */
-            dprintf(2, "exec %s: %s\n", order->argv[0], strerror(error));
-        if (!*what)
-            _exit(error == ENOENT ? 127 : 126);
-        dprintf(report, "%d %s", error, what);
-    }
-    _exit(125);
-}
 
 /* The agent's ends and the process's: what the process reads and writes. */
 struct ends {
@@ -266,8 +92,23 @@ static int open_terminal(struct order *order, struct ends *ends, int *slave) {
     return *slave < 0 || ends->ours[0] < 0 ? errno : 0;
 }
 
-static int start(const struct order *order, struct ends *ends, struct process *process) {
+/* Waits until the program runs; its process is gone where it does not. */
+static int started(int report, pid_t pid) {
     static char failure[4200];
+    ssize_t n = 0;
+    while ((n = read(report, failure, sizeof failure - 1)) < 0 && errno == EINTR)
+        ;
+    if (n <= 0)
+        return 0;
+    failure[n] = 0;
+    char *what;
+    int error = (int)strtol(failure, &what, 10);
+    fault = what + 1;
+    waitpid(pid, NULL, 0);
+    return error;
+}
+
+static int start(const struct order *order, struct ends *ends, struct process *process) {
     int report[2];
     if (pipe2(report, O_CLOEXEC))
         return errno;
@@ -275,8 +116,10 @@ static int start(const struct order *order, struct ends *ends, struct process *p
     long pid = -1;
     if (joined < 0 || !setns(joined, CLONE_NEWPID))
         pid = syscall(SYS_clone, (long)order->namespaces | SIGCHLD, 0, 0, 0, 0);
-    if (pid == 0)
-        child(order, ends->theirs[0], ends->theirs[1], ends->theirs[2], report[1]);
+    if (pid == 0) {
+        settle(order, ends->theirs);
+        run(order, become(order, joined), report[1]);
+    }
     int error = pid < 0 ? errno : 0;
     if (joined >= 0) {
         int own = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
@@ -286,17 +129,9 @@ static int start(const struct order *order, struct ends *ends, struct process *p
         joined = -1;
     }
     close(report[1]);
-    ssize_t n = 0;
-    while (!error && (n = read(report[0], failure, sizeof failure - 1)) < 0 && errno == EINTR)
-        ;
+    if (!error)
+        error = started(report[0], (pid_t)pid);
     close(report[0]);
-    if (n > 0) {
-        failure[n] = 0;
-        char *what;
-        error = (int)strtol(failure, &what, 10);
-        fault = what + 1;
-        waitpid((pid_t)pid, NULL, 0);
-    }
     process->pid = (pid_t)pid;
     return error;
 }
@@ -322,8 +157,67 @@ static int launch(struct order *order, struct process *process) {
     process->output[0] = ends.ours[1];
     process->output[1] = ends.ours[2];
     process->pending = attached.reads == READS_NOTHING ? NULL : grow(NULL, WINDOW);
-    process->pidfd = (int)syscall(SYS_pidfd_open, process->pid, 0);
     return 0;
+}
+
+int op_prepare(struct args *args) {
+    struct order order = {.terminal = -1};
+    struct ends ends = {{-1, -1, -1}, {-1, -1, -1}};
+    int calls[2], report[2], agent = -1;
+    char answer;
+    int error = waiting.pid ? EBUSY : read_order(&order, args);
+    if (!error && (pipe2(calls, O_CLOEXEC) || pipe2(report, O_CLOEXEC)))
+        error = errno;
+    if (!error)
+        error = open_pipes(&order, &ends);
+    if (!error && (agent = (int)syscall(SYS_pidfd_open, getpid(), 0)) < 0)
+        error = errno;
+    if (!error && (waiting.pid = (pid_t)syscall(SYS_clone, (long)order.namespaces | SIGCHLD, 0, 0, 0, 0)) == 0) {
+        close(calls[1]); /* so that it ends when the agent does not call it any more */
+        settle(&order, ends.theirs);
+        await_call(&order, agent, calls[0], report[1]);
+    }
+    free(order.argv);
+    free(order.environment);
+    if (error) /* before a template is frozen: what is open does not matter */
+        return error;
+    close_all((int[]){calls[0], report[1], agent}, 3);
+    close_all(ends.theirs, 3);
+    waiting.order = calls[1];
+    waiting.report = report[0];
+    memcpy(waiting.output, ends.ours + 1, sizeof waiting.output);
+    if (waiting.pid < 0)
+        return errno;
+    if (!transfer(waiting.report, &answer, 1, false) || answer != '+')
+        return ECHILD;
+    return 0;
+}
+
+/* Has the process that waits run the program: `payload` is what SPAWN carries. */
+static int call_in(const struct order *order, struct args payload, struct process *process) {
+    struct call call = {.length = (uint64_t)(payload.end - payload.at)};
+    if (waiting.pid <= 0)
+        return ECHILD;
+    call.tree = (int)syscall(SYS_open_tree, AT_FDCWD, order->root, TREE_CLONE | TREE_RECURSIVE | O_CLOEXEC);
+    if (call.tree < 0)
+        return errno;
+    int error = 0;
+    if (!transfer(waiting.order, &call, sizeof call, true) ||
+        !transfer(waiting.order, (void *)payload.at, call.length, true))
+        error = errno;
+    close(waiting.order);
+    if (!error)
+        error = started(waiting.report, waiting.pid);
+    close_all((int[]){waiting.report, call.tree}, 2);
+    *process = (struct process){.pid = waiting.pid, .input = -1, .slave = -1};
+    memcpy(process->output, waiting.output, sizeof process->output);
+    waiting.pid = 0;
+    for (int which = 0; which < 2; which++)
+        if (error)
+            close(process->output[which]);
+        else
+            fcntl(process->output[which], F_SETFL, O_NONBLOCK);
+    return error;
 }
 
 int op_attach(struct args *args) {
@@ -341,9 +235,14 @@ int op_spawn(uint32_t tag, struct args *args) {
     if (process_count == PROCESS_LIMIT)
         return EAGAIN;
     struct process *process = &processes[process_count];
+    struct args payload = *args;
     int error = read_order(&order, args);
-    if (!error)
+    if (!error && order.namespaces & NAMESPACES_WAIT)
+        error = call_in(&order, payload, process);
+    else if (!error)
         error = launch(&order, process);
+    if (!error)
+        process->pidfd = (int)syscall(SYS_pidfd_open, process->pid, 0);
     free(order.argv);
     free(order.environment);
     attached.reads = READS_NOTHING;

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from vm_support import LayerBuilder, Runner
 
+from engine.vm import ahead as ahead_module
 from engine.vm import sandbox as sandbox_module
 from engine.vm.accelerator import Accelerator
 from engine.vm.ahead import Ahead
@@ -71,7 +72,7 @@ def test_the_machine_of_the_next_command_waits_for_it_with_the_layers_that_were_
     # It may have stood for long: it is made different from its siblings and told the time once more.
     seeded = [at for at, op in enumerate(orders) if op == Op.RESEED]
     assert len(seeded) == 2
-    assert orders.index(Op.PARTITION) < seeded[1] < orders.index(Op.SPAWN)
+    assert orders.index(Op.MOUNT) < seeded[1] < orders.index(Op.SPAWN)
     assert not list((tmp_path / "vm" / "run").iterdir())
 
 
@@ -181,6 +182,17 @@ def test_none_is_restored_for_a_build_that_is_stopped(tmp_path: Path) -> None:
     box.expect(FIRST.outlook, stopped)
     box.forget()
     assert hypervisor.machines == []
+
+
+def test_what_is_expected_is_begun_before_anything_else_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead_module, "_HEAD_START", 30.0)
+    hypervisor = FakeHypervisor()
+    box = MicroVmSandbox(hypervisor, tmp_path)
+    box.expect(FIRST.outlook, threading.Event())
+    assert len(hypervisor.machines) == 1
+    box.forget()
 
 
 class FailingHypervisor(FakeHypervisor):
