@@ -11,17 +11,18 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from engine import process
-from engine.vm.guestdisks import CHANGES_SIZE, LEAD, SLOT, SLOTS, SLOTS_END, DiskMap, Region, lay_out
+from engine.vm.guestdisks import CHANGES_SIZE, LEAD, SLOT, SLOTS, SLOTS_END, DiskMap, Place, Region, lay_out
 from engine.vm.qemu_argv import DISK_SIZE
 from machinefile.errors import HostError
 from machinefile.values import dataclass
 
 SECTOR = 512
 LAYER_LIMIT = 250
-"""Layers that one root may have: a disk has at most 255 partitions."""
+"""Layers that one root may have: a disk has at most 255 partitions, and some may still come."""
 SPARE_SIZE = 64 << 20
 """Bytes that a layer may have which comes on top of a disk that was made ahead: it is copied."""
 _SCRATCH = "scratch"
@@ -61,7 +62,7 @@ class Disks:
     writable: str
     map: DiskMap
     changes: Path
-    spare: tuple[Region, ...] = ()
+    spare: tuple[Place, ...] = ()
     """Where layers may still come; the files that are to hold them lie beside `changes`."""
 
     @property
@@ -79,14 +80,14 @@ class Disks:
         except OSError:
             return False
 
-    def add(self, layers: Sequence[Path]) -> tuple[Region, ...]:
+    def add(self, layers: Sequence[Path]) -> tuple[Place, ...]:
         """Lay layers on top, lowest first, on a disk that is in use; gives where they are. Raises HostError."""
-        regions = []
-        for number, (layer, region) in enumerate(zip(layers, self.spare, strict=False)):
+        places = []
+        for number, (layer, place) in enumerate(zip(layers, self.spare, strict=False)):
             with _disk_errors(self.changes.parent):
                 copy_into(layer, self.changes.with_name(f"spare-{number}"))
-                regions.append(Region(region.start, _whole_sectors(layer)))
-        return tuple(regions)
+                places.append(replace(place, region=replace(place.region, length=_whole_sectors(layer))))
+        return tuple(places)
 
 
 def make_disks(
@@ -138,7 +139,7 @@ def _check_size(size: int) -> None:
         )
 
 
-def _write_layers(folder: Path, layers: Sequence[Path], spare: int) -> tuple[Region, ...]:
+def _write_layers(folder: Path, layers: Sequence[Path], spare: int) -> tuple[Place, ...]:
     if not layers and not spare:
         return ()
     parts = []
@@ -150,12 +151,12 @@ def _write_layers(folder: Path, layers: Sequence[Path], spare: int) -> tuple[Reg
         with (folder / f"spare-{number}").open("wb") as file:
             file.truncate(SPARE_SIZE)
         parts.append(Extent(f"spare-{number}", SPARE_SIZE))
-    regions, extents = place(parts)
+    places, extents = arrange(parts)
     (folder / "layers.vmdk").write_text(vmdk_descriptor(extents))
-    return regions
+    return places
 
 
-def place(parts: Sequence[Extent]) -> tuple[tuple[Region, ...], list[Extent]]:
+def arrange(parts: Sequence[Extent]) -> tuple[tuple[Place, ...], list[Extent]]:
     """Where layers come to lie: one in each slot, as long as there are slots, and what is in none behind them. Also
     gives the disk: what is read behind a file's end is zeros."""
     slotted = [number for number, part in enumerate(parts) if part.length <= SLOT][:SLOTS]
@@ -164,9 +165,12 @@ def place(parts: Sequence[Extent]) -> tuple[tuple[Region, ...], list[Extent]]:
     if behind:
         extents += [Extent(_LEAD, SLOT)] * (SLOTS - len(slotted))
         extents += [parts[number] for number in behind]
-    starts = {number: LEAD + slot * SLOT for slot, number in enumerate(slotted)}
-    starts |= zip(behind, (part.start for part in lay_out([parts[n].length for n in behind], SLOTS_END)), strict=True)
-    return tuple(Region(starts[number], part.length) for number, part in enumerate(parts)), extents
+    regions = [Region(LEAD + slot * SLOT, parts[number].length) for slot, number in enumerate(slotted)]
+    regions_behind = lay_out([parts[number].length for number in behind], SLOTS_END)
+    places = {number: Place(region, n) for n, (number, region) in enumerate(zip(slotted, regions, strict=True), 1)}
+    for n, (number, region) in enumerate(zip(behind, regions_behind, strict=True), SLOTS + 1):
+        places[number] = Place(region, n)
+    return tuple(places[number] for number in range(len(parts))), extents
 
 
 def _whole_sectors(layer: Path) -> int:

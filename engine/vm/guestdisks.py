@@ -26,7 +26,7 @@ LEAD = 4096
 SLOT = 1 << 36
 """Bytes of a slot."""
 SLOTS = 64
-"""How many there are. The slots' end and the partitions' greatest number, 255, leave room for what is in none."""
+"""How many there are. What is in none gets the partitions behind them, of which the greatest may be 255."""
 SLOTS_END = LEAD + SLOTS * SLOT
 
 _RDONLY, _NOATIME = 1, 1024
@@ -40,19 +40,23 @@ class Region:
     start: int
     length: int
 
-    @property
-    def slot(self) -> int | None:
-        """The number of the slot that it lies in, from 0."""
-        return (self.start - LEAD) // SLOT if self.start < SLOTS_END else None
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a layer is on its disk."""
+
+    region: Region
+    partition: int
+    """Its number: up to SLOTS that of a slot, which is there."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiskMap:
     """Where on the two disks things are."""
 
-    layers: tuple[Region, ...]
+    layers: tuple[Place, ...]
     """Lowest first."""
-    extra: tuple[Region, ...] = ()
+    extra: tuple[Place, ...] = ()
     """Layers of mounts, behind those of the root."""
     caches: tuple[Region, ...] = ()
 
@@ -89,16 +93,16 @@ def attach(disks: DiskMap) -> list[Command]:
     return row + add_layers((*disks.layers, *disks.extra))
 
 
-def add_layers(parts: Sequence[Region], there: int = 0) -> list[Command]:
+def add_layers(places: Sequence[Place], there: int = 0) -> list[Command]:
     """Mounts layers, besides those that are there."""
     row: list[Command] = []
-    for n, part in enumerate(parts, there + 1):
-        device = SLOTS + n if part.slot is None else part.slot + 1
-        if part.slot is None:
-            row.append(command(Op.PARTITION, LAYERS_DISK, device, part.start, part.length))
+    for n, place in enumerate(places, there + 1):
+        if place.partition > SLOTS:
+            part = place.region
+            row.append(command(Op.PARTITION, LAYERS_DISK, place.partition, part.start, part.length))
         if n > SLOTS:
             row.append(command(Op.MKDIR, "", f"/l/{n}", 0o755))
-        row.append(_mount_layer(device, n))
+        row.append(_mount_layer(place.partition, n))
     return row
 
 

@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 from vm_support import SHAPE, LayerBuilder, Runner
 
+from engine.vm.disks import LAYER_LIMIT
 from engine.vm.execution import Execution, FixedClock
-from engine.vm.guestdisks import SLOTS
 from engine.vm.mounts import BindMount
 
 pytestmark = pytest.mark.vm
 
 
-def test_layers_that_come_after_all_slots_are_read_too(run: Runner, tmp_path: Path) -> None:
+def test_as_many_layers_as_there_may_be_are_read(run: Runner, tmp_path: Path) -> None:
     layers = []
-    for number in range(SLOTS + 2):
+    for number in range(LAYER_LIMIT - 1):  # and the base
         layer = LayerBuilder().add(f"from{number}", content=b"x").add("last", content=b"%d" % number)
         layers.append(layer.write(tmp_path / f"{number}.sqfs"))
     ran = run("ls -d /from* | wc -l; cat /last; echo new > /new", layers)
-    assert ran.text == f"{SLOTS + 2}\n{SLOTS + 1}"
+    assert ran.text == f"{LAYER_LIMIT - 1}\n{LAYER_LIMIT - 2}"
     assert ran.changes["new"].content == b"new\n"
 
 

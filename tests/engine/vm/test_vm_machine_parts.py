@@ -21,7 +21,8 @@ from engine import process
 from engine.vm import disks, verdict
 from engine.vm.accelerator import Accelerator, demanded
 from engine.vm.disks import Extent, copy_sparse, make_disks, scratch_image, vmdk_descriptor
-from engine.vm.guestdisks import LEAD, SLOT, SLOTS, SLOTS_END, Region, add_layers
+from engine.vm.execution import SPARE_LAYERS
+from engine.vm.guestdisks import LEAD, SLOT, SLOTS, SLOTS_END, Place, Region, add_layers
 from engine.vm.initramfs import build_initramfs
 from engine.vm.kernel import MODULES, GuestKernel, find_kernel, module_bytes, module_name
 from engine.vm.protocol import Op, command
@@ -183,8 +184,7 @@ def test_each_layer_has_a_slot_of_the_disk(tmp_path: Path) -> None:
     folder = tmp_path / "vm"
     folder.mkdir()
     made = make_disks(folder, layers, scratch)
-    assert made.map.layers == (Region(LEAD, 4096), Region(LEAD + SLOT, 12288))
-    assert [part.slot for part in made.map.layers] == [0, 1]
+    assert made.map.layers == (Place(Region(LEAD, 4096), 1), Place(Region(LEAD + SLOT, 12288), 2))
     assert f'RW 8 FLAT "lead" 0\nRW {SLOT // 512} FLAT "0" 0\n' in (folder / "layers.vmdk").read_text()
     assert 'RW 2 FLAT "scratch" 0\nRW 2147483648 FLAT "changes" 0\n' in (folder / "writable.vmdk").read_text()
     assert (folder / "1").read_bytes() == b"x" * 12288
@@ -194,25 +194,33 @@ def test_each_layer_has_a_slot_of_the_disk(tmp_path: Path) -> None:
 
 def test_what_fits_in_no_slot_lies_behind_them() -> None:
     parts = [Extent("a", 512), Extent("large", SLOT + 512), *(Extent(f"{n}", 512) for n in range(SLOTS))]
-    regions, extents = disks.place(parts)
-    assert [part.slot for part in regions[:3]] == [0, None, 1]
-    assert regions[1] == Region(SLOTS_END, SLOT + 512)
-    assert regions[-1] == Region(SLOTS_END + SLOT + 512, 512)
+    places, extents = disks.arrange(parts)
+    assert [place.partition for place in places[:3]] == [1, SLOTS + 1, 2]
+    assert places[1].region == Region(SLOTS_END, SLOT + 512)
+    assert places[-1] == Place(Region(SLOTS_END + SLOT + 512, 512), SLOTS + 2)
     assert [extent.name for extent in extents[:3]] == ["lead", "a", "0"]
     assert sum(extent.length for extent in extents[:-2]) == SLOTS_END
-    few, with_gaps = disks.place(parts[:2])
-    assert few == regions[:2]
+    few, with_gaps = disks.arrange(parts[:2])
+    assert few == places[:2]
     assert [extent.name for extent in with_gaps] == ["lead", "a", *["lead"] * (SLOTS - 1), "large"]
 
 
+def test_no_disk_has_more_partitions_than_there_can_be() -> None:
+    parts = [Extent(f"{n}", SLOT + 512 if n % 50 == 0 else 512) for n in range(disks.LAYER_LIMIT + SPARE_LAYERS)]
+    places, _ = disks.arrange(parts)
+    assert sorted(place.partition for place in places) == list(range(1, len(parts) + 1))
+    assert len(parts) <= 255
+
+
 def test_only_what_lies_in_no_slot_is_cut_off_its_disk() -> None:
-    row = add_layers([Region(LEAD + SLOT, 512), Region(SLOTS_END, 512)], 3)
+    behind = Place(Region(SLOTS_END, 512), SLOTS + 1)
+    row = add_layers([Place(Region(LEAD + SLOT, 512), 2), behind], 3)
     assert [(frame.op, frame.values[:4]) for frame in row] == [
         (Op.MOUNT, ("", "/dev/vdb2", "/l/4", "squashfs")),
-        (Op.PARTITION, ("/dev/vdb", SLOTS + 5, SLOTS_END, 512)),
-        (Op.MOUNT, ("", f"/dev/vdb{SLOTS + 5}", "/l/5", "squashfs")),
+        (Op.PARTITION, ("/dev/vdb", SLOTS + 1, SLOTS_END, 512)),
+        (Op.MOUNT, ("", f"/dev/vdb{SLOTS + 1}", "/l/5", "squashfs")),
     ]
-    assert add_layers([Region(SLOTS_END, 512)], SLOTS)[1] == command(Op.MKDIR, "", f"/l/{SLOTS + 1}", 0o755)
+    assert add_layers([behind], SLOTS)[1] == command(Op.MKDIR, "", f"/l/{SLOTS + 1}", 0o755)
 
 
 @pytest.mark.parametrize(("content", "code"), [(None, "layer-missing"), (b"x" * 100, "layer-cut")])
