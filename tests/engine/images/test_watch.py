@@ -61,7 +61,7 @@ def test_an_answer_that_never_begins_is_given_up(how: str, begins: bytes, goes_o
     with (
         endless_server(begins, goes_on) as url,
         Transport(RegistrySettings(), IMPATIENT) as transport,
-        pytest.raises(RetryableError, match="it did not answer in time"),
+        pytest.raises(RetryableError, match=r"the connection to 127\.0\.0\.1 broke"),
         getattr(transport, how)("HEAD", url),
     ):
         pytest.fail("it has not answered")
@@ -86,7 +86,7 @@ def test_a_body_that_never_ends_is_given_up(how: str, begins: bytes, goes_on: by
     with (
         endless_server(begins, goes_on) as url,
         Transport(RegistrySettings(), IMPATIENT) as transport,
-        pytest.raises(RetryableError, match="it did not answer in time"),
+        pytest.raises(RetryableError, match=r"the connection to 127\.0\.0\.1 broke"),
     ):
         read(getattr(transport, how), url)
 
@@ -110,20 +110,18 @@ def test_who_wants_to_stop_need_not_wait_for_an_answer(how: str, begins: bytes) 
     stopping.join(20)
 
 
-def test_who_takes_long_over_a_part_is_not_given_up(how: str) -> None:
+def test_who_takes_long_over_a_part_is_not_given_up() -> None:
     """It is the answer that is waited for, not whoever reads it."""
+    parts: list[bytes] = []
     with (
         endless_server(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", b"a") as url,
-        Transport(
-            RegistrySettings(), TransferPolicy(read_timeout=0.2, small_deadline=20 if how == "brief" else 0.2)
-        ) as transport,
-        getattr(transport, how)("GET", url) as answer,
+        Transport(RegistrySettings(), TransferPolicy(read_timeout=1, small_deadline=0.1)) as transport,
+        transport.exchange("GET", url) as answer,
     ):
-        parts = []
         for part in answer.iter_raw():
+            if not parts:
+                time.sleep(1.5)
             parts.append(part)
-            if len(parts) == 1:
-                time.sleep(0.8)
     assert sum(map(len, parts)) == 100
 
 
@@ -141,7 +139,7 @@ def test_a_server_that_only_says_that_it_is_there_is_given_up(
     entry = RegistryEntry(pinging.address, plain_http=False, ca=(certificate[1],))
     with (
         Transport(RegistrySettings(entries=(entry,)), IMPATIENT) as transport,
-        pytest.raises(RetryableError, match="it did not answer in time"),
+        pytest.raises(RetryableError, match=r"the connection to 127\.0\.0\.1 broke"),
         transport.exchange("GET", f"https://{pinging.address}/v2/"),
     ):
         pytest.fail("it has not answered")
